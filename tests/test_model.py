@@ -1,0 +1,85 @@
+"""Model: shapes, gradients, and numbers that stay finite."""
+
+import pytest
+import torch
+
+from vae_utils import LOGVAR_BOUND, Decoder, Encoder, bounded_logvar, elbo, mlp_vae
+
+
+@pytest.mark.parametrize("batch", [1, 7, 129])
+@pytest.mark.parametrize(("latent_dim", "hidden_dims"), [(1, (5,)), (2, (256, 256, 256)), (20, (400, 30))])
+def test_shapes(batch, latent_dim, hidden_dims):
+    model = mlp_vae(latent_dim, hidden_dims)
+    x = torch.rand(batch, 784)
+    mu, logvar = model.encode(x)
+    assert mu.shape == logvar.shape == (batch, latent_dim)
+    assert model.decode(mu).shape == model.reconstruct(x).shape == model.sample(batch).shape == (batch, 784)
+    assert model.latent_dim == latent_dim
+
+
+def test_the_decoder_takes_any_leading_dimensions():
+    decoder = Decoder(3, (8, 4))
+    z = torch.randn(5, 7, 3)
+    logits = decoder(z)
+    assert logits.shape == (5, 7, 784)
+    torch.testing.assert_close(logits[2, 3], decoder(z[2, 3]))
+
+
+def test_the_decoder_applies_the_widths_of_the_encoder_in_reverse():
+    widths = [tuple(w.shape) for w in Encoder(2, (9, 5)).parameters() if w.ndim == 2]
+    reverse = [tuple(w.shape) for w in Decoder(2, (9, 5)).parameters() if w.ndim == 2]
+    assert widths == [(9, 784), (5, 9), (2, 5), (2, 5)]
+    assert reverse == [(5, 2), (9, 5), (784, 9)]
+
+
+def test_a_gradient_reaches_every_parameter():
+    torch.manual_seed(0)
+    model = mlp_vae(2, (16, 8))
+    (-elbo(model, torch.rand(4, 784)).value.mean()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+
+
+def test_logits_are_unbounded_and_pictures_are_not():
+    torch.manual_seed(0)
+    model = mlp_vae(2, (16,))
+    with torch.no_grad():
+        model.decoder.logits.weight.mul_(1000)
+    logits = model.decode(torch.randn(50, 2))
+    assert logits.min() < -50 and logits.max() > 50
+    pictures = model.sample(50)
+    assert pictures.min() >= 0 and pictures.max() <= 1
+
+
+def test_logvar_cannot_overflow_and_keeps_its_value_and_gradient_near_zero():
+    raw = torch.tensor([-1e30, -1e4, -0.1, 0.0, 0.1, 1e4, 1e30], requires_grad=True)
+    logvar = bounded_logvar(raw)
+    assert logvar.abs().max() <= LOGVAR_BOUND
+    assert torch.isfinite(logvar.exp()).all() and torch.isfinite((-logvar).exp()).all()
+    torch.testing.assert_close(logvar[2:5], raw[2:5], rtol=1e-4, atol=0)
+    (gradient,) = torch.autograd.grad(logvar.sum(), raw)
+    torch.testing.assert_close(gradient[2:5], torch.ones(3), rtol=1e-3, atol=0)
+
+
+def test_an_encoder_gone_wild_still_gives_a_finite_elbo():
+    model = mlp_vae(2, (16,))
+    with torch.no_grad():
+        model.encoder.logvar.bias.fill_(1e6)
+    assert torch.isfinite(elbo(model, torch.rand(4, 784)).value).all()
+
+
+def test_reconstruct_decodes_the_mean_code():
+    model = mlp_vae(2, (16,))
+    x = torch.rand(3, 784)
+    torch.testing.assert_close(model.reconstruct(x), model.decode(model.encode(x)[0]).sigmoid())
+
+
+def test_samples_follow_their_generator_and_the_prior():
+    model = mlp_vae(2, (16,))
+    first, second, third = (model.sample(5, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, second) and not torch.equal(first, third)
+    codes = []
+    model.decoder.register_forward_pre_hook(lambda module, inputs: codes.append(inputs[0]))
+    model.sample(20000, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(torch.cov(codes[0].T), torch.eye(2), atol=0.05, rtol=0)
+    torch.testing.assert_close(codes[0].mean(0), torch.zeros(2), atol=0.05, rtol=0)

@@ -1,0 +1,204 @@
+"""Objective: every density and bound against an oracle that shares no line with it."""
+
+import math
+
+import pytest
+import torch
+from torch import distributions, nn
+
+from vae_utils import (
+    VAE,
+    elbo,
+    importance_weighted_bound,
+    kl_divergence,
+    log_bernoulli,
+    log_importance_weights,
+    log_normal,
+    mlp_vae,
+    reparameterize,
+)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def gaussians(*shape, seed=0):
+    """Random means and log variances in double precision, and the same Gaussian from torch.distributions."""
+    g = generator(seed)
+    mu, logvar = torch.randn(2, *shape, generator=g, dtype=torch.float64).mul(2).unbind()
+    return mu, logvar, distributions.Normal(mu, logvar.exp().sqrt())
+
+
+class ConstantEncoder(nn.Module):
+    """q(z|x) = N(mu, diag exp logvar), whatever x is."""
+
+    def __init__(self, mu, logvar):
+        super().__init__()
+        self.mu, self.logvar, self.latent_dim = mu, logvar, len(mu)
+
+    def forward(self, x):
+        return self.mu.expand(len(x), -1), self.logvar.expand(len(x), -1)
+
+
+class ConstantDecoder(nn.Module):
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, z):
+        return self.logits.expand(*z.shape[:-1], -1)
+
+
+def test_log_normal_against_torch_distributions():
+    mu, logvar, normal = gaussians(6, 5, 3)
+    z = torch.randn(6, 5, 3, generator=generator(1), dtype=torch.float64)
+    torch.testing.assert_close(log_normal(z, mu, logvar), normal.log_prob(z).sum(-1))
+
+
+def test_log_bernoulli_against_torch_distributions():
+    logits = 5 * torch.randn(6, 4, 784, generator=generator(), dtype=torch.float64)
+    x = torch.bernoulli(torch.rand(4, 784, generator=generator(1), dtype=torch.float64), generator=generator(2))
+    torch.testing.assert_close(log_bernoulli(x, logits), distributions.Bernoulli(logits=logits).log_prob(x).sum(-1))
+
+
+def test_log_bernoulli_of_grey_is_the_expectation_over_binarisations():
+    logits = torch.randn(2, 784, generator=generator(), dtype=torch.float64)
+    grey = torch.rand(2, 784, generator=generator(1), dtype=torch.float64)
+    bernoulli = distributions.Bernoulli(logits=logits)
+    ones, zeros = torch.ones_like(grey), torch.zeros_like(grey)
+    expected = (grey * bernoulli.log_prob(ones) + (1 - grey) * bernoulli.log_prob(zeros)).sum(-1)
+    torch.testing.assert_close(log_bernoulli(grey, logits), expected)
+
+
+def test_log_bernoulli_is_finite_at_extreme_logits():
+    logits = torch.tensor([[1e4, -1e4]]).repeat(1, 392)
+    right, wrong = torch.tensor([[1.0, 0.0]]).repeat(1, 392), torch.tensor([[0.0, 1.0]]).repeat(1, 392)
+    assert log_bernoulli(right, logits).item() == 0
+    assert log_bernoulli(wrong, logits).item() == pytest.approx(-784e4)
+
+
+def test_kl_against_torch_distributions():
+    mu, logvar, normal = gaussians(20, 3)
+    prior = distributions.Normal(torch.zeros_like(mu), torch.ones_like(mu))
+    torch.testing.assert_close(kl_divergence(mu, logvar), distributions.kl_divergence(normal, prior).sum(-1))
+
+
+def test_kl_is_zero_at_the_prior_only_and_precise_beside_it():
+    assert kl_divergence(torch.zeros(1, 3), torch.zeros(1, 3)).item() == 0
+    tiny = kl_divergence(torch.zeros(1, 1), torch.full((1, 1), 1e-3)).item()
+    assert tiny == pytest.approx(
+        1e-6 / 4, rel=1e-3
+    )  # the Taylor series' first term; exp(logvar) - 1 would miss by 10 %
+
+
+def test_reparameterize_draws_from_q():
+    mu, logvar = torch.tensor([1.0, -2.0]), torch.tensor([-1.0, 2.0])
+    z = reparameterize(mu.expand(200_000, 2), logvar.expand(200_000, 2), generator=generator())
+    torch.testing.assert_close(z.mean(0), mu, atol=0.03, rtol=0)
+    torch.testing.assert_close(z.var(0), logvar.exp(), atol=0, rtol=0.02)
+    assert abs(torch.corrcoef(z.T)[0, 1]) < 0.01
+
+
+def test_reparameterize_lets_gradients_through():
+    """d/dmu E[z^2] = 2 mu, and d/dlogvar E[z^2] = sigma^2: the averages of the sampled gradients."""
+    mu = torch.full((200_000,), 1.5, requires_grad=True)
+    logvar = torch.full((200_000,), math.log(0.25), requires_grad=True)
+    reparameterize(mu, logvar, generator=generator()).pow(2).sum().backward()
+    assert mu.grad.mean().item() == pytest.approx(3.0, abs=0.02)
+    assert logvar.grad.mean().item() == pytest.approx(0.25, abs=0.01)
+
+
+def test_every_bound_is_exact_where_the_code_carries_nothing():
+    """A decoder that ignores z and q = p(z): log p(x) is log p(x|z), and no bound has any slack."""
+    logits = torch.randn(784, generator=generator(), dtype=torch.float64)
+    zeros = torch.zeros(3, dtype=torch.float64)
+    model = VAE(ConstantEncoder(zeros, zeros), ConstantDecoder(logits))
+    x = torch.bernoulli(torch.full((5, 784), 0.3, dtype=torch.float64), generator=generator(1))
+    exact = distributions.Bernoulli(logits=logits).log_prob(x).sum(-1)
+    bound = elbo(model, x)
+    torch.testing.assert_close(bound.value, exact)
+    torch.testing.assert_close(bound.log_likelihood, exact)
+    assert bound.kl.abs().max() == 0
+    for k in (1, 10):
+        torch.testing.assert_close(importance_weighted_bound(log_importance_weights(model, x, k)), exact)
+
+
+def test_beta_weighs_the_kl_alone():
+    mu, logvar, normal = gaussians(3)
+    model = VAE(ConstantEncoder(mu, logvar), ConstantDecoder(torch.zeros(784, dtype=torch.float64)))
+    prior = distributions.Normal(torch.zeros_like(mu), torch.ones_like(mu))
+    kl = distributions.kl_divergence(normal, prior).sum().expand(2)
+    bound = elbo(model, torch.zeros(2, 784, dtype=torch.float64), beta=4.0)
+    torch.testing.assert_close(bound.kl, kl)
+    torch.testing.assert_close(bound.value, 784 * math.log(0.5) - 4 * kl)
+
+
+@pytest.fixture
+def line():
+    """A small random model with one latent dimension in double precision, and images from it."""
+    torch.manual_seed(0)
+    model = mlp_vae(1, (8,)).double().requires_grad_(False)
+    model.decoder.logits.weight.mul_(2)  # so that the posterior differs from the prior
+    z = torch.randn(6, 1, generator=generator(), dtype=torch.float64)
+    return model, torch.bernoulli(model.decode(z).sigmoid(), generator=generator(1))
+
+
+def log_p_by_quadrature(model, x):
+    """log of the integral over z of p(x|z) N(z; 0, 1), on a grid so fine and wide that its error is far below 1e-6."""
+    z, step = torch.linspace(-12, 12, 20001, dtype=torch.float64), 24 / 20000
+    log_prior = distributions.Normal(0.0, 1.0).log_prob(z)
+    grid = distributions.Bernoulli(logits=model.decode(z[:, None]))
+    return torch.stack([torch.logsumexp(grid.log_prob(row).sum(-1) + log_prior, 0) + math.log(step) for row in x])
+
+
+def test_importance_weighted_bound_meets_quadrature(line):
+    model, x = line
+    exact = log_p_by_quadrature(model, x)
+    log_weights = log_importance_weights(model, x, 20_000, generator=generator(2))
+    assert log_weights.shape == (20_000, 6)
+    weights = (log_weights - log_weights.max(0).values).exp()
+    standard_error = weights.std(0) / weights.mean(0) / math.sqrt(20_000)
+    assert standard_error.max() < 0.1
+    error = (importance_weighted_bound(log_weights) - exact).abs()
+    assert (error < 4 * standard_error + 1e-6).all(), (error, standard_error)
+
+
+def test_the_elbo_is_log_p_minus_the_kl_to_the_true_posterior(line):
+    model, x = line
+    z = torch.linspace(-12, 12, 20001, dtype=torch.float64)
+    mu, logvar = model.encode(x)
+    exact = log_p_by_quadrature(model, x)
+    joint = distributions.Bernoulli(logits=model.decode(z[:, None])).log_prob(x[:, None]).sum(-1)
+    log_posterior = joint + distributions.Normal(0.0, 1.0).log_prob(z) - exact[:, None]
+    log_q = distributions.Normal(mu, (0.5 * logvar).exp()).log_prob(z)
+    gap = (log_q.exp() * (log_q - log_posterior)).sum(-1) * 24 / 20000
+    assert gap.min() > 0.05
+    draws = torch.stack([elbo(model, x, generator=generator(seed)).value for seed in range(4000)])
+    standard_error = draws.std(0) / math.sqrt(4000)
+    assert ((draws.mean(0) - (exact - gap)).abs() < 4 * standard_error).all()
+
+
+def test_more_samples_tighten_the_bound(line):
+    """The mean gap to log p(x) shrinks by a third or more from K = 1 to 5 to 50, and never becomes a gain."""
+    model, x = line
+    exact = log_p_by_quadrature(model, x).mean()
+    log_weights = log_importance_weights(model, x, 20_000, generator=generator(3))
+    gaps = []
+    for k in (1, 5, 50):
+        groups = log_weights.view(k, 20_000 // k, 6)
+        gaps.append((exact - importance_weighted_bound(groups).mean()).item())
+    assert gaps[0] > 0.05 and gaps[1] < gaps[0] / 1.5 and gaps[2] < gaps[1] / 1.5
+    assert gaps[2] > -0.01
+
+
+def test_the_bound_of_one_sample_is_its_log_weight_and_never_overflows():
+    log_weights = torch.tensor([[-2000.0, 1500.0]])
+    torch.testing.assert_close(importance_weighted_bound(log_weights), log_weights[0])
+    torch.testing.assert_close(importance_weighted_bound(log_weights.repeat(7, 1)), log_weights[0])
+
+
+def test_no_samples_are_refused(line):
+    model, x = line
+    with pytest.raises(ValueError, match=r"num_samples.*0"):
+        log_importance_weights(model, x, 0)

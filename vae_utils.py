@@ -1,0 +1,605 @@
+"""The variational autoencoder of Variational-Autoencoder.ipynb: data, model, objective, training, evaluation, plots.
+
+The file reads from top to bottom, in the order in which the notebook uses it.
+
+Letters      B batch, K importance samples, L latent dimensions, N images.
+Images       float tensors of shape (B, 784), every pixel in [0, 1].
+Bounds       in nats per image, one number per image; whoever calls takes the mean.
+Signs        `elbo` and `log_...` are to be maximised, `loss` is to be minimised.
+Randomness   from the `generator` or `seed` that is passed in, never from a hidden state.
+
+References
+[1] D. P. Kingma and M. Welling, Auto-Encoding Variational Bayes, ICLR 2014, arXiv:1312.6114
+[2] D. J. Rezende, S. Mohamed and D. Wierstra, Stochastic Backpropagation and Approximate Inference
+    in Deep Generative Models, ICML 2014, arXiv:1401.4082
+[3] Y. Burda, R. Grosse and R. Salakhutdinov, Importance Weighted Autoencoders, ICLR 2016, arXiv:1509.00519
+[4] I. Higgins et al., beta-VAE: Learning Basic Visual Concepts with a Constrained Variational Framework, ICLR 2017
+[5] I. Loshchilov and F. Hutter, Decoupled Weight Decay Regularization, ICLR 2019, arXiv:1711.05101
+"""
+
+import gzip
+import inspect
+import math
+import textwrap
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import torch.nn.functional as F
+from IPython.display import display
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from torch import Tensor, nn
+from torchvision import datasets
+from tqdm.auto import tqdm
+
+IMAGE_SIDE = 28
+IMAGE_DIM = IMAGE_SIDE * IMAGE_SIDE  # 784 pixels
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Data
+# ---------------------------------------------------------------------------------------------------------------------
+
+VARIANTS = ("MNIST", "FashionMNIST", "KMNIST")  # torchvision's datasets that share MNIST's files and split
+
+
+class Mnist(NamedTuple):
+    """The official split: images are float32 (N, 784) in [0, 1], labels int64 (N,)."""
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+
+
+def read_idx(path: str | Path) -> np.ndarray:
+    """Read an IDX file of unsigned bytes, plain or gzipped, into an array of the shape that its header states.
+
+    The format (yann.lecun.com/exdb/mnist): two zero bytes, a type code (8 = unsigned byte), the number of dimensions,
+    each dimension as a big-endian 32-bit integer, then the values.
+    Raises ValueError, naming the file and the fault, if it is damaged, truncated, too long or not such a file.
+    """
+    path = Path(path)
+    with path.open("rb") as plain:
+        gzipped = plain.read(2) == b"\x1f\x8b"
+        plain.seek(0)
+        try:
+            return _parse_idx(gzip.GzipFile(fileobj=plain) if gzipped else plain)
+        except (ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"{path} is not a sound IDX file: {error}") from error
+
+
+def _parse_idx(stream) -> np.ndarray:
+    magic = stream.read(4)
+    if len(magic) < 4:
+        raise ValueError(f"it ends after {len(magic)} bytes, inside the magic number")
+    if magic[:2] != b"\0\0":
+        raise ValueError(f"its magic number is 0x{magic.hex()}, and an IDX file starts with two zero bytes")
+    if magic[2] != 8:
+        raise ValueError(f"its values have type code 0x{magic[2]:02x}, and only unsigned bytes (0x08) are read here")
+    header = stream.read(4 * magic[3])
+    if magic[3] == 0 or len(header) < 4 * magic[3]:
+        raise ValueError(f"its header names {magic[3]} dimensions and holds {len(header) // 4} of them")
+    shape = tuple(int(size) for size in np.frombuffer(header, dtype=">u4"))
+    expected = math.prod(shape)
+    values = bytearray()  # grows with what is there: a header may claim more than the memory of the machine
+    while len(values) <= expected and (piece := stream.read(1 << 20)):
+        values += piece
+    if len(values) != expected or expected == 0:
+        found = "more" if len(values) > expected else f"{len(values):,}"
+        raise ValueError(f"its header promises {expected:,} values of shape {shape}, and it holds {found}")
+    return np.frombuffer(values, dtype=np.uint8).reshape(shape)
+
+
+def load_mnist(root: str | Path = "data", *, variant: str = "MNIST", download: bool = True) -> Mnist:
+    """Load the 60,000 training and 10,000 test images of `variant` (MNIST, FashionMNIST or KMNIST) into memory.
+
+    The four IDX files, plain or .gz, are looked for in root/variant/raw (torchvision's layout) and in root itself,
+    and read without writing anything. Only if one is missing, and `download` is true, torchvision fetches them.
+    Raises FileNotFoundError if they are neither there nor to be had, ValueError if one is damaged.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, not {variant!r}")
+    paths = _find_idx_files(root, variant)
+    if None in paths and download:
+        try:
+            getattr(datasets, variant)(root, download=True)
+        except (OSError, RuntimeError) as error:  # no network, no such server, no right to write, a full disk
+            raise FileNotFoundError(_missing_message(root, variant, f"the download failed ({error})")) from error
+        paths = _find_idx_files(root, variant)
+    if None in paths:
+        raise FileNotFoundError(_missing_message(root, variant, "download=True would fetch them"))
+    arrays = [read_idx(path) for path in paths]
+    for images, labels, image_path, label_path in (arrays[:2] + paths[:2], arrays[2:] + paths[2:]):
+        if images.shape != (len(labels), IMAGE_SIDE, IMAGE_SIDE) or labels.shape != (len(images),) or labels.max() > 9:
+            raise ValueError(
+                f"{image_path} {images.shape} and {label_path} {labels.shape} do not belong together: "
+                f"wanted (N, {IMAGE_SIDE}, {IMAGE_SIDE}) images and (N,) labels from 0 to 9"
+            )
+    tensors = [torch.from_numpy(array) for array in arrays]
+    scaled = [t.flatten(1).float().div_(255) if t.ndim == 3 else t.long() for t in tensors]
+    return Mnist(*scaled)
+
+
+def _folders(root: str | Path, variant: str) -> list[Path]:
+    return [Path(root) / variant / "raw", Path(root)]
+
+
+def _find_idx_files(root: str | Path, variant: str) -> list[Path | None]:
+    """Paths of training images, training labels, test images and test labels; None for each one that is missing."""
+    found = []
+    for stem, kind in (
+        ("train", "images-idx3"),
+        ("train", "labels-idx1"),
+        ("t10k", "images-idx3"),
+        ("t10k", "labels-idx1"),
+    ):
+        names = [f"{stem}-{k}-ubyte{end}" for k in (kind, kind.replace("-", ".")) for end in (".gz", "")]
+        candidates = [folder / name for folder in _folders(root, variant) for name in names]
+        found.append(next((path for path in candidates if path.is_file()), None))
+    return found
+
+
+def _missing_message(root: str | Path, variant: str, remedy: str) -> str:
+    places = " and ".join(str(folder.absolute()) for folder in _folders(root, variant))
+    return (
+        f"No {variant} here: looked in {places} for train-images-idx3-ubyte, train-labels-idx1-ubyte, "
+        f"t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, plain or .gz; {remedy}. "
+        f"Put the four files there, pass the folder that holds them as root, or turn the network on."
+    )
+
+
+def binarize(images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    """Draw every pixel as 0 or 1, with its grey level as the probability of a 1 ([3], section 5)."""
+    return torch.bernoulli(_check_images(images), generator=generator)
+
+
+def _check_images(images: Tensor, name: str = "images") -> Tensor:
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        kind = f"a tensor of {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
+        raise TypeError(f"{name} must be a tensor of floating-point numbers, not {kind}")
+    if images.ndim != 2 or images.shape[1] != IMAGE_DIM or len(images) == 0:
+        raise ValueError(f"{name} must have shape (B, {IMAGE_DIM}) with B of 1 or more, not {tuple(images.shape)}")
+    low, high = (bound.item() for bound in torch.aminmax(images))
+    if not (low >= 0 and high <= 1):  # written so that NaN fails too
+        raise ValueError(f"{name} must hold values from 0 to 1, and these run from {low:g} to {high:g}")
+    return images
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Model
+# ---------------------------------------------------------------------------------------------------------------------
+
+# The log variance lives in (-12, 12), so standard deviations lie between 0.0025 and 403: wider than any code needs,
+# and narrow enough that exp(logvar) and exp(-logvar) never overflow, however wild the weights become.
+LOGVAR_BOUND = 12.0
+
+
+def bounded_logvar(raw: Tensor) -> Tensor:
+    """Squash any number smoothly into (-12, 12): near 0 hardly a change, and no dead gradient as in a clamp."""
+    return LOGVAR_BOUND * torch.tanh(raw / LOGVAR_BOUND)
+
+
+def _hidden_layers(widths: Sequence[int]) -> nn.Sequential:
+    """A linear layer and a SiLU, x * sigmoid(x), for each step from one width to the next."""
+    layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.SiLU())]
+    return nn.Sequential(*layers)
+
+
+class Encoder(nn.Module):
+    """q(z|x) = N(mu(x), diag exp logvar(x)): from an image to the parameters of a Gaussian over codes ([1], eq. 9)."""
+
+    def __init__(self, latent_dim: int, hidden_dims: Sequence[int]):
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.hidden = _hidden_layers((IMAGE_DIM, *hidden_dims))
+        self.mu = nn.Linear(hidden_dims[-1], latent_dim)
+        self.logvar = nn.Linear(hidden_dims[-1], latent_dim)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.hidden(x)  # (B, 784) -> (B, H)
+        return self.mu(h), bounded_logvar(self.logvar(h))  # (B, L), (B, L)
+
+
+class Decoder(nn.Module):
+    """p(x|z) = Bernoulli(sigmoid(logits(z))): from a code to a logit for every pixel ([1], eq. 11)."""
+
+    def __init__(self, latent_dim: int, hidden_dims: Sequence[int]):
+        super().__init__()
+        self.hidden = _hidden_layers((latent_dim, *reversed(hidden_dims)))
+        self.logits = nn.Linear(hidden_dims[0], IMAGE_DIM)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.logits(self.hidden(z))  # (..., L) -> (..., 784)
+
+
+class VAE(nn.Module):
+    """An encoder and a decoder that share a latent space, with the prior p(z) = N(0, I) over it ([1], [2])."""
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module):
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+
+    @property
+    def latent_dim(self) -> int:
+        return self.encoder.latent_dim
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of q(z|x): images (B, 784) -> two tensors (B, L)."""
+        return self.encoder(x)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Logits of p(x|z): codes (..., L) -> (..., 784). Their sigmoid is the picture."""
+        return self.decoder(z)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Encode to the mean and decode it: images (B, 784) -> pixel probabilities (B, 784)."""
+        return torch.sigmoid(self.decode(self.encode(x)[0]))
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """n new images: z from the prior, decoded to pixel probabilities (n, 784)."""
+        weight = next(self.parameters())
+        z = torch.randn(n, self.latent_dim, generator=generator, device=weight.device, dtype=weight.dtype)
+        return torch.sigmoid(self.decode(z))
+
+
+def mlp_vae(latent_dim: int = 2, hidden_dims: Sequence[int] = (256, 256, 256)) -> VAE:
+    """The model of the walk-through: fully connected, one width a layer, in the decoder in reverse order."""
+    return VAE(Encoder(latent_dim, hidden_dims), Decoder(latent_dim, hidden_dims))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Objective
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Elbo(NamedTuple):
+    """value = log_likelihood - beta * kl; each (B,), in nats. With beta = 1, value is a lower bound on log p(x)."""
+
+    value: Tensor
+    log_likelihood: Tensor
+    kl: Tensor
+
+
+def reparameterize(mu: Tensor, logvar: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    """z = mu + sigma * epsilon with epsilon ~ N(0, I): a draw through which gradients flow ([1], section 2.4)."""
+    epsilon = torch.randn(mu.shape, generator=generator, device=mu.device, dtype=mu.dtype)
+    return mu + torch.exp(0.5 * logvar) * epsilon
+
+
+def log_bernoulli(x: Tensor, logits: Tensor) -> Tensor:
+    """log p(x|z) = sum over pixels of x log p + (1 - x) log(1 - p) with p = sigmoid(logits) ([1], appendix C.1).
+
+    x (B, 784) and logits (..., B, 784) -> (..., B). Computed from the logits, so that no logarithm of 0 can occur.
+    For a grey x it is the expectation of log p over the binary images that `binarize` draws, not itself a log probability.
+    """
+    return -F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none").sum(-1)
+
+
+def log_normal(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+    """log N(z; mu, diag exp logvar), with all its constants: (..., L) -> (...)."""
+    return -0.5 * (math.log(2 * math.pi) + logvar + (z - mu) ** 2 * torch.exp(-logvar)).sum(-1)
+
+
+def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
+    """KL(N(mu, diag exp logvar) || N(0, I)) = 1/2 sum(mu^2 + sigma^2 - 1 - log sigma^2) >= 0 ([1], appendix B).
+
+    (B, L) -> (B,). expm1 keeps sigma^2 - 1 exact where sigma is close to 1.
+    """
+    return 0.5 * (mu**2 + torch.expm1(logvar) - logvar).sum(-1)
+
+
+def elbo(model: VAE, x: Tensor, *, beta: float = 1.0, generator: torch.Generator | None = None) -> Elbo:
+    """One-sample estimate of E_q[log p(x|z)] - beta * KL(q(z|x) || p(z)), for each image ([1], eq. 10; beta: [4])."""
+    mu, logvar = model.encode(x)
+    z = reparameterize(mu, logvar, generator=generator)
+    log_likelihood = log_bernoulli(x, model.decode(z))
+    kl = kl_divergence(mu, logvar)
+    return Elbo(log_likelihood - beta * kl, log_likelihood, kl)
+
+
+def log_importance_weights(
+    model: VAE, x: Tensor, num_samples: int, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """log w_k = log p(x|z_k) + log p(z_k) - log q(z_k|x) for K draws z_k ~ q(z|x): (B, 784) -> (K, B) ([3], eq. 8)."""
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be 1 or more, not {num_samples}")
+    mu, logvar = model.encode(x)
+    z = reparameterize(mu.expand(num_samples, -1, -1), logvar.expand(num_samples, -1, -1), generator=generator)
+    return _log_weights(model, x, z, mu, logvar)
+
+
+def _log_weights(model: VAE, x: Tensor, z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+    log_prior = log_normal(z, torch.zeros_like(z), torch.zeros_like(z))
+    return log_bernoulli(x, model.decode(z)) + log_prior - log_normal(z, mu, logvar)
+
+
+def importance_weighted_bound(log_weights: Tensor) -> Tensor:
+    """log (1/K) sum_k w_k: (K, B) -> (B,). In expectation below log p(x), and closer to it as K grows ([3], eq. 8)."""
+    return torch.logsumexp(log_weights, dim=0) - math.log(len(log_weights))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def fit(
+    model: VAE,
+    images: Tensor,
+    *,
+    epochs: int,
+    batch_size: int = 128,
+    learning_rate: float = 2e-3,
+    beta: float = 1.0,
+    binarized: bool = False,
+    valid_images: Tensor | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> list[dict]:
+    """Maximise the ELBO of `images` (N, 784) with AdamW [5], a short warm-up and a cosine decay of the learning rate.
+
+    binarized     train on a new 0/1 draw of every image in every batch, instead of on its grey levels
+    valid_images  held-out images, used as they are, on which `evaluate` runs after every epoch
+    Returns one row an epoch: epoch, elbo, log_likelihood and kl (nats per image, running means over the epoch, with
+    beta = 1 whatever beta was trained on), and the same with `valid_` in front if there are valid_images.
+    The same seed, model and machine give the same history, to the bit. The images are kept on the model's device.
+    Raises FloatingPointError, naming epoch and batch, before a loss that is not finite reaches the weights.
+    """
+    for name, number in (("epochs", epochs), ("batch_size", batch_size)):
+        if number < 1:
+            raise ValueError(f"{name} must be 1 or more, not {number}")
+    device = next(model.parameters()).device
+    images = _check_images(images).to(device)
+    generator = torch.Generator(device).manual_seed(seed)
+    # The fused kernel does the same arithmetic in one pass over the weights; not every device has it.
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, fused=device.type in ("cpu", "cuda"))
+    batches = math.ceil(len(images) / batch_size)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warmup_cosine(step, epochs * batches))
+    history = []
+    model.train()
+    with tqdm(total=epochs * batches, unit="batch", disable=not progress) as bar:
+        for epoch in range(1, epochs + 1):
+            totals = torch.zeros(2, device=device)  # log likelihood and KL, summed over the images seen so far
+            order = torch.randperm(len(images), generator=generator, device=device)
+            for number, chosen in enumerate(order.split(batch_size), start=1):
+                x = torch.bernoulli(images[chosen], generator=generator) if binarized else images[chosen]
+                try:
+                    totals += _training_step(model, x, optimizer, beta, generator)
+                except FloatingPointError as error:
+                    raise FloatingPointError(
+                        f"{error} in epoch {epoch}, batch {number} of {batches}. {_ADVICE}"
+                    ) from None
+                scheduler.step()
+                bar.update()
+                if number % 50 == 0 or number == batches:
+                    running = (totals[0] - totals[1]).item() / min(number * batch_size, len(images))
+                    bar.set_postfix_str(f"epoch {epoch}/{epochs}, ELBO {running:.2f}", refresh=False)
+            log_likelihood, kl = (totals / len(images)).tolist()
+            row = {"epoch": epoch, "elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl}
+            if valid_images is not None:
+                row |= {f"valid_{key}": value for key, value in evaluate(model, valid_images, seed=seed).items()}
+            history.append(row)
+    return history
+
+
+_ADVICE = "The weights are those from before this batch; a smaller learning_rate may help."
+
+
+def _training_step(
+    model: VAE, x: Tensor, optimizer: torch.optim.Optimizer, beta: float, generator: torch.Generator
+) -> Tensor:
+    """One step up the ELBO of a batch; returns its log likelihood and KL, summed over the images."""
+    bound = elbo(model, x, beta=beta, generator=generator)
+    loss = -bound.value.mean()
+    if not torch.isfinite(loss):
+        raise FloatingPointError(f"the loss is {loss.item()}")
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return torch.stack([bound.log_likelihood.detach().sum(), bound.kl.detach().sum()])
+
+
+def _warmup_cosine(step: int, steps: int, warmup: float = 0.02) -> float:
+    """The factor on the learning rate: a straight climb over the first 2 % of the steps, then half a cosine to 0."""
+    climb = min(1.0, (step + 1) / (warmup * steps + 1))
+    return climb * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Evaluation
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every submodule is in the mode in which it was found."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def encode_dataset(model: VAE, images: Tensor, *, batch_size: int = 1000) -> tuple[Tensor, Tensor]:
+    """mu and logvar of q(z|x) for every image: (N, 784) -> two tensors (N, L), on the model's device."""
+    device = next(model.parameters()).device
+    with _evaluating(model):
+        parts = [model.encode(x.to(device)) for x in _check_images(images).split(batch_size)]
+    mu, logvar = zip(*parts, strict=True)
+    return torch.cat(mu), torch.cat(logvar)
+
+
+def evaluate(model: VAE, images: Tensor, *, batch_size: int = 1000, seed: int = 0) -> dict[str, float]:
+    """Means over all images of elbo, log_likelihood and kl, in nats per image, with one draw z ~ q(z|x) an image.
+
+    All the noise is drawn at once, so the result does not depend on batch_size. The model's mode is left as it was.
+    """
+    mu, logvar = encode_dataset(model, images, batch_size=batch_size)
+    generator = torch.Generator(mu.device).manual_seed(seed)
+    z = reparameterize(mu, logvar, generator=generator)
+    with _evaluating(model):
+        parts = zip(images.split(batch_size), z.split(batch_size), strict=True)
+        log_likelihood = torch.cat([log_bernoulli(x.to(z.device), model.decode(codes)) for x, codes in parts])
+    means = {"log_likelihood": log_likelihood.mean().item(), "kl": kl_divergence(mu, logvar).mean().item()}
+    return {"elbo": means["log_likelihood"] - means["kl"], **means}
+
+
+def estimate_log_likelihood(
+    model: VAE, images: Tensor, *, num_samples: int, seed: int = 0, batch_size: int = 1000, progress: bool = False
+) -> Tensor:
+    """The importance-weighted bound on log p(x) of every image with `num_samples` draws: (N, 784) -> (N,) ([3], eq. 8).
+
+    In expectation a lower bound, so minus its mean bounds the negative log likelihood from above. The K draws stream
+    through one running sum: memory does not grow with num_samples, and batch_size does not change the result.
+    The sum is kept in float64 on the CPU, since thousands of additions in float32 would leave their mark.
+    """
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be 1 or more, not {num_samples}")
+    mu, logvar = encode_dataset(model, images, batch_size=batch_size)
+    generator = torch.Generator(mu.device).manual_seed(seed)
+    log_sum = torch.full((len(images),), -math.inf, dtype=torch.float64)
+    with _evaluating(model):
+        for _ in tqdm(range(num_samples), unit="sample", disable=not progress):
+            z = reparameterize(mu, logvar, generator=generator)
+            parts = zip(*(t.split(batch_size) for t in (images, z, mu, logvar)), strict=True)
+            log_weights = [_log_weights(model, x.to(z.device), *codes).cpu() for x, *codes in parts]
+            log_sum = torch.logaddexp(log_sum, torch.cat(log_weights).double())
+    return (log_sum - math.log(num_samples)).to(mu.dtype)
+
+
+def active_units(mu: Tensor, threshold: float = 0.01) -> Tensor:
+    """Which latent dimensions are in use: those whose mean code varies over the data by more than `threshold`.
+
+    (N, L) -> bool (L,). A unit that ignores its image sends every mean to the same place ([3], section 5.2).
+    """
+    return mu.var(dim=0) > threshold
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Plotting: each takes data and an optional `ax`, draws, and returns the Axes; none calls plt.show()
+# ---------------------------------------------------------------------------------------------------------------------
+
+# Paul Tol's "muted" scheme, made for colour-blind readers, with a dark grey as the tenth colour; one for each digit.
+DIGIT_COLORS = (
+    "#332288", "#88CCEE", "#44AA99", "#117733", "#999933",
+    "#DDCC77", "#CC6677", "#882255", "#AA4499", "#666666",
+)  # fmt: skip
+
+
+def _axes(ax: Axes | None, figsize: tuple[float, float]) -> Axes:
+    return plt.subplots(figsize=figsize, layout="constrained")[1] if ax is None else ax
+
+
+def _tile(images: Tensor, columns: int) -> np.ndarray:
+    """Images (n, 784) as one picture, row by row, each with a margin of one pixel; what the last row lacks is blank."""
+    pictures = images.detach().float().cpu().view(-1, IMAGE_SIDE, IMAGE_SIDE)
+    pictures = F.pad(pictures, (1, 1, 1, 1))
+    rows = math.ceil(len(pictures) / columns)
+    blank = pictures.new_zeros(rows * columns - len(pictures), *pictures.shape[1:])
+    grid = torch.cat([pictures, blank]).view(rows, columns, *pictures.shape[1:])
+    return grid.transpose(1, 2).reshape(rows * pictures.shape[1], -1).numpy()
+
+
+def plot_images(images: Tensor, *, columns: int | None = None, ax: Axes | None = None) -> Axes:
+    """Images (n, 784) side by side, dark ink on white, `columns` in a row (all in one row if not given)."""
+    columns = columns or len(images)
+    picture = _tile(images, columns)
+    ax = _axes(ax, (0.7 * columns, 0.7 * picture.shape[0] / (IMAGE_SIDE + 2)))
+    ax.imshow(picture, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+    ax.set_axis_off()
+    return ax
+
+
+def plot_reconstructions(images: Tensor, reconstructions: Tensor, *, ax: Axes | None = None) -> Axes:
+    """Originals (n, 784) over their reconstructions (n, 784)."""
+    ax = plot_images(torch.cat([images.cpu(), reconstructions.cpu()]), columns=len(images), ax=ax)
+    ax.set_axis_on()
+    ax.set_xticks([])
+    ax.set_yticks([IMAGE_SIDE / 2, 1.5 * IMAGE_SIDE + 2], ["original", "reconstruction"])
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def plot_history(history: Sequence[dict], key: str = "elbo", *, ax: Axes | None = None) -> Axes:
+    """One quantity of `fit`'s history against the epoch, on training and, where there are any, on held-out images."""
+    ax = _axes(ax, (5, 3.5))
+    epochs = [row["epoch"] for row in history]
+    ax.plot(epochs, [row[key] for row in history], color="#0072B2", label="training images, while learning")
+    if f"valid_{key}" in history[0]:
+        held_out = [row[f"valid_{key}"] for row in history]
+        ax.plot(epochs, held_out, color="#D55E00", linestyle="--", label="held-out images, after the epoch")
+    ax.set(xlabel="epoch", ylabel="nats per image")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.legend(frameon=False)
+    return ax
+
+
+def plot_latent_space(mu: Tensor, labels: Tensor, *, ax: Axes | None = None) -> Axes:
+    """Mean codes (N, 2), coloured by digit, and the circles that hold 50, 90 and 99 % of the prior."""
+    if mu.shape[1] != 2:
+        raise ValueError(f"a map of the latent space needs codes of shape (N, 2), not {tuple(mu.shape)}")
+    ax = _axes(ax, (7, 7))
+    mu, labels = mu.detach().cpu().numpy(), labels.cpu().numpy()
+    colors = np.array(DIGIT_COLORS)[labels]
+    ax.scatter(*mu.T, s=4, c=colors, alpha=0.6, linewidths=0, rasterized=True)
+    outline = [patheffects.withStroke(linewidth=3, foreground="white")]
+    for digit in np.unique(labels):
+        middle = np.median(mu[labels == digit], axis=0)
+        ax.text(*middle, str(digit), size=17, weight="bold", ha="center", va="center", path_effects=outline)
+    for mass in (0.5, 0.9, 0.99):  # in two dimensions, P(|z| < r) = 1 - exp(-r^2 / 2)
+        radius = math.sqrt(-2 * math.log(1 - mass))
+        ax.add_patch(plt.Circle((0, 0), radius, fill=False, linewidth=1, linestyle="--", color="black"))
+        ax.text(0, -radius, f"{mass:.0%}", size=9, ha="center", va="center", path_effects=outline)
+    ax.set(xlabel="$z_1$", ylabel="$z_2$", aspect="equal")
+    return ax
+
+
+def plot_manifold(model: VAE, *, n: int = 20, ax: Axes | None = None) -> Axes:
+    """n x n codes, spaced evenly in probability under the prior, each decoded where it lies in the plane.
+
+    Row and column i lie at the inverse normal CDF of (i + 1/2) / n: each picture has an equal share of the prior.
+    """
+    if model.latent_dim != 2:
+        raise ValueError(f"the manifold is drawn for 2 latent dimensions, and this model has {model.latent_dim}")
+    device = next(model.parameters()).device
+    steps = torch.special.ndtri((torch.arange(n) + 0.5) / n)
+    z2, z1 = torch.meshgrid(steps.flip(0), steps, indexing="ij")  # z2 grows upwards
+    with _evaluating(model):
+        pictures = torch.sigmoid(model.decode(torch.stack([z1, z2], dim=-1).view(-1, 2).to(device)))
+    ax = plot_images(pictures, columns=n, ax=_axes(ax, (8, 8)))
+    ticks = np.linspace(0, n - 1, min(n, 5)).round().astype(int)
+    places = (ticks + 0.5) * (IMAGE_SIDE + 2)
+    ax.set_axis_on()
+    ax.set_xticks(places, [f"{steps[i]:.1f}" for i in ticks])
+    ax.set_yticks(places, [f"{steps[n - 1 - i]:.1f}" for i in ticks])
+    ax.set(xlabel="$z_1$", ylabel="$z_2$")
+    return ax
+
+
+def show_source(obj) -> None:
+    """Display the source of a function or class of this module, as highlighted Markdown where that is understood."""
+    source = textwrap.dedent(inspect.getsource(obj))
+    display({"text/markdown": f"```python\n{source}```", "text/plain": source}, raw=True)
+
+
+def show_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Display rows of cells under a header: a Markdown table where that is understood, aligned text elsewhere."""
+    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in cells]
+    lines.insert(1, ["-" * width for width in widths])
+    plain = "\n".join("  ".join(line).rstrip() for line in lines)
+    markdown = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    display({"text/markdown": markdown, "text/plain": plain}, raw=True)

@@ -35,6 +35,7 @@ import torch.nn.functional as F
 from IPython.display import display
 from matplotlib import patheffects
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 from torchvision import datasets
 from tqdm.auto import tqdm
@@ -278,7 +279,7 @@ def log_bernoulli(x: Tensor, logits: Tensor) -> Tensor:
     """log p(x|z) = sum over pixels of x log p + (1 - x) log(1 - p) with p = sigmoid(logits) ([1], appendix C.1).
 
     x (B, 784) and logits (..., B, 784) -> (..., B). Computed from the logits, so that no logarithm of 0 can occur.
-    For a grey x it is the expectation of log p over the binary images that `binarize` draws, not itself a log probability.
+    For a grey x it is the expectation of log p over the images that `binarize` draws, not itself a log probability.
     """
     return -F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none").sum(-1)
 
@@ -536,14 +537,24 @@ def plot_history(history: Sequence[dict], key: str = "elbo", *, ax: Axes | None 
     """One quantity of `fit`'s history against the epoch, on training and, where there are any, on held-out images."""
     ax = _axes(ax, (5, 3.5))
     epochs = [row["epoch"] for row in history]
-    ax.plot(epochs, [row[key] for row in history], color="#0072B2", label="training images, while learning")
+    ax.plot(epochs, [row[key] for row in history], color="#0072B2", marker=".", label="training images, while learning")
     if f"valid_{key}" in history[0]:
         held_out = [row[f"valid_{key}"] for row in history]
-        ax.plot(epochs, held_out, color="#D55E00", linestyle="--", label="held-out images, after the epoch")
+        ax.plot(epochs, held_out, color="#D55E00", marker=".", linestyle="--", label="held-out images, after the epoch")
     ax.set(xlabel="epoch", ylabel="nats per image")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False)
     return ax
+
+
+def _spread(points: np.ndarray, distance: float) -> np.ndarray:
+    """Push points (n, 2) apart until no two are closer than `distance`, so that their labels stay legible."""
+    points = points.copy()
+    for _ in range(200):
+        apart = points[:, None] - points  # (n, n, 2)
+        length = np.linalg.norm(apart, axis=-1, keepdims=True) + np.eye(len(points))[..., None]
+        points += (apart / length * np.clip(distance - length, 0, None) / 2).sum(axis=1)
+    return points
 
 
 def plot_latent_space(mu: Tensor, labels: Tensor, *, ax: Axes | None = None) -> Axes:
@@ -555,10 +566,11 @@ def plot_latent_space(mu: Tensor, labels: Tensor, *, ax: Axes | None = None) -> 
     colors = np.array(DIGIT_COLORS)[labels]
     ax.scatter(*mu.T, s=4, c=colors, alpha=0.6, linewidths=0, rasterized=True)
     outline = [patheffects.withStroke(linewidth=3, foreground="white")]
-    for digit in np.unique(labels):
-        middle = np.median(mu[labels == digit], axis=0)
+    digits = np.unique(labels)
+    middles = _spread(np.stack([np.median(mu[labels == digit], axis=0) for digit in digits]), distance=0.4)
+    for digit, middle in zip(digits, middles, strict=True):
         ax.text(*middle, str(digit), size=17, weight="bold", ha="center", va="center", path_effects=outline)
-    for mass in (0.5, 0.9, 0.99):  # in two dimensions, P(|z| < r) = 1 - exp(-r^2 / 2)
+    for mass in (0.5, 0.9, 0.99):  # in two dimensions P(|z| < r) = 1 - exp(-r^2 / 2)
         radius = math.sqrt(-2 * math.log(1 - mass))
         ax.add_patch(plt.Circle((0, 0), radius, fill=False, linewidth=1, linestyle="--", color="black"))
         ax.text(0, -radius, f"{mass:.0%}", size=9, ha="center", va="center", path_effects=outline)
@@ -579,11 +591,11 @@ def plot_manifold(model: VAE, *, n: int = 20, ax: Axes | None = None) -> Axes:
     with _evaluating(model):
         pictures = torch.sigmoid(model.decode(torch.stack([z1, z2], dim=-1).view(-1, 2).to(device)))
     ax = plot_images(pictures, columns=n, ax=_axes(ax, (8, 8)))
-    ticks = np.linspace(0, n - 1, min(n, 5)).round().astype(int)
-    places = (ticks + 0.5) * (IMAGE_SIDE + 2)
+    ticks = torch.tensor([-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5])
+    places = torch.special.ndtr(ticks) * n * (IMAGE_SIDE + 2) - 0.5  # the axes are spaced by the normal CDF
     ax.set_axis_on()
-    ax.set_xticks(places, [f"{steps[i]:.1f}" for i in ticks])
-    ax.set_yticks(places, [f"{steps[n - 1 - i]:.1f}" for i in ticks])
+    ax.set_xticks(places, [f"{tick:g}" for tick in ticks])
+    ax.set_yticks(places, [f"{tick:g}" for tick in ticks.flip(0)])
     ax.set(xlabel="$z_1$", ylabel="$z_2$")
     return ax
 

@@ -86,6 +86,15 @@ def test_the_map_has_a_colour_and_a_numeral_for_every_digit_and_the_circles_of_t
     assert shares == pytest.approx([0.5, 0.9, 0.99], abs=0.005)
 
 
+def test_numerals_of_digits_that_share_a_place_do_not_overlap():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(500) % 10
+    mu = torch.randn(500, 2, generator=generator) * 0.3
+    numerals = [text for text in plot_latent_space(mu, labels).texts if len(text.get_text()) == 1]
+    places = torch.tensor([text.get_position() for text in numerals])
+    assert len(numerals) == 10 and torch.pdist(places).min() > 0.39
+
+
 def test_the_manifold_decodes_each_code_where_it_lies():
     """A decoder that paints z1 shows it growing to the right, one that paints z2 shows it growing upwards."""
     model = mlp_vae(2, (8,))

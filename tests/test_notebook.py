@@ -1,0 +1,133 @@
+"""The notebook: it runs anywhere without a network, and what is stored in it is one clean run of today's code."""
+
+import ast
+import inspect
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+import vae_utils
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOK = ROOT / "Variational-Autoencoder.ipynb"
+
+# Put in front of the copy that the test runs: whatever asks for the network fails, and so does whatever warns.
+# IPython's own machinery warns of its own deprecations on some versions, so only warnings after start-up count.
+GUARD = """
+import socket, warnings
+
+def refuse(*args, **kwargs):
+    raise OSError("this run has no network")
+
+socket.getaddrinfo = socket.create_connection = socket.socket.connect = refuse
+warnings.simplefilter("error")
+"""
+
+
+@pytest.fixture(scope="module")
+def notebook():
+    return nbformat.read(NOTEBOOK, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def parameters_cell(notebook):
+    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1 and tagged[0].cell_type == "code"
+    return tagged[0]
+
+
+def outputs(notebook):
+    return [output for cell in code_cells(notebook) for output in cell.outputs]
+
+
+def assert_clean(notebook):
+    """Every cell has run, in order, without an error and without a word on stderr, where warnings go."""
+    counts = [cell.execution_count for cell in code_cells(notebook)]
+    assert counts == list(range(1, len(counts) + 1))
+    for output in outputs(notebook):
+        assert output.output_type != "error", output
+        assert output.get("name") != "stderr", output.text
+
+
+def figures(notebook):
+    return [output for output in outputs(notebook) if "image/png" in output.get("data", {})]
+
+
+def test_a_quick_run_elsewhere_without_network_gives_no_error_and_no_warning(notebook, tmp_path):
+    elsewhere = tmp_path / "some where else"
+    elsewhere.mkdir()
+    shutil.copy(ROOT / "vae_utils.py", elsewhere)
+    shutil.copytree(ROOT / "data", elsewhere / "data")
+    copy = nbformat.from_dict(notebook)
+    cell = parameters_cell(copy)
+    assert cell.source.count("QUICK = False") == 1
+    cell.source = cell.source.replace("QUICK = False", "QUICK = True")
+    copy.cells.insert(0, nbformat.v4.new_code_cell(GUARD))
+    stored = len(figures(notebook))
+    NotebookClient(copy, timeout=600, resources={"metadata": {"path": str(elsewhere)}}).execute()
+    assert_clean(copy)
+    assert len(figures(copy)) == stored
+    assert not (elsewhere / "images").exists()  # a quick run leaves the README's figures alone
+
+
+def test_the_stored_run_is_complete_and_clean(notebook):
+    nbformat.validate(notebook)
+    assert_clean(notebook)
+    assert len(figures(notebook)) >= 8
+    kernel = notebook.metadata.kernelspec
+    assert kernel.name == "python3"
+
+
+def test_the_stored_run_is_the_full_one(notebook):
+    assert "\nQUICK = False" in parameters_cell(notebook).source
+    epochs = parameters(notebook)["EPOCHS"]
+    tables = [output.data["text/plain"] for output in outputs(notebook) if "text/markdown" in output.get("data", {})]
+    assert any(re.search(rf"^{epochs} +-\d", table, re.MULTILINE) for table in tables)
+
+
+def parameters(notebook):
+    assignments = ast.parse(parameters_cell(notebook).source).body
+    return {node.targets[0].id: ast.literal_eval(node.value) for node in assignments}
+
+
+def test_the_shown_sources_are_those_of_today(notebook):
+    shown = 0
+    for cell in code_cells(notebook):
+        for name in re.findall(r"^show_source\(vae\.(\w+)\)", cell.source, re.MULTILINE):
+            source = inspect.getsource(getattr(vae_utils, name))
+            stored = [output.data for output in cell.outputs if "text/markdown" in output.get("data", {})]
+            assert source in [data["text/plain"] for data in stored], f"{name} has changed: run the notebook again"
+            assert f"```python\n{source}```" in [data["text/markdown"] for data in stored]
+            shown += 1
+    assert shown >= 6
+
+
+def test_prose_and_code_agree_on_the_parameters(notebook):
+    """Every setting that the prose names exists and is used, and the epochs that it speaks of are those of the run."""
+    settings = parameters(notebook)
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    for name in re.findall(r"`([A-Z][A-Z_]+)(?: = [^`]+)?`", prose):
+        assert name in settings, f"the prose speaks of {name}, which is not among the parameters"
+    epochs = re.findall(r"(\d+) epochs", prose)
+    assert set(map(int, epochs)) <= {settings["EPOCHS"], settings["BASELINE_EPOCHS"]}
+    code = "\n".join(cell.source for cell in code_cells(notebook))
+    for name in settings:
+        assert len(re.findall(rf"\b{name}\b", code)) >= 2, f"{name} is set and not used"
+
+
+def test_every_decimal_figure_in_the_prose_stands_in_an_output(notebook):
+    """Figures such as 133.91 come from the run that is stored, in the notebook's prose and in the README."""
+    texts = [o.get("text", "") or o.data.get("text/plain", "") for o in outputs(notebook)]
+    printed = set(re.findall(r"\d+\.\d\d+", "\n".join(texts)))
+    prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    prose.append((ROOT / "README.md").read_text(encoding="utf-8"))
+    text = re.sub(r"\(http\S+\)|\[arXiv\S+\]|Python 3\.\d+", "", "\n".join(prose))
+    for figure in re.findall(r"\d+\.\d\d+", text):
+        assert figure in printed, f"the prose says {figure}, and no output does"

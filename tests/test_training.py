@@ -125,6 +125,14 @@ def test_a_loss_that_is_not_finite_stops_it_and_spares_the_weights(images):
         torch.testing.assert_close(value, before[name], equal_nan=True, rtol=0, atol=0)
 
 
+def test_an_infinite_loss_stops_it_too(images):
+    model = small_model()
+    with torch.no_grad():
+        model.decoder.logits.bias.fill_(3e38)  # finite, and so is the price of each pixel, but not their sum
+    with pytest.raises(FloatingPointError, match="inf in epoch 1, batch 1"):
+        fit(model, images, epochs=1, progress=False)
+
+
 def test_a_fault_in_a_later_batch_is_named_by_its_epoch_and_batch(images):
     model = small_model()
     seen = []

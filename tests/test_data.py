@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 import struct
+from http.client import IncompleteRead
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,15 @@ def test_load_mnist_into_an_unwritable_place(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "makedirs", unwritable)  # chmod would not stop root, as whom containers run
     with pytest.raises(FileNotFoundError, match=r"download failed .*Permission denied"):
+        load_mnist(tmp_path)
+
+
+def test_load_mnist_when_the_connection_breaks_off(tmp_path, monkeypatch):
+    def break_off(self):
+        raise IncompleteRead(b"half of it")
+
+    monkeypatch.setattr(datasets.MNIST, "download", break_off)
+    with pytest.raises(FileNotFoundError, match="download failed"):
         load_mnist(tmp_path)
 
 

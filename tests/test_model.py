@@ -3,13 +3,21 @@
 import pytest
 import torch
 
-from vae_utils import LOGVAR_BOUND, Decoder, Encoder, bounded_logvar, elbo, mlp_vae
+from vae_utils import LOGVAR_BOUND, ConvDecoder, ConvEncoder, Decoder, Encoder, bounded_logvar, conv_vae, elbo, mlp_vae
+
+MODELS = {
+    "one unit": (1, lambda: mlp_vae(1, (5,))),
+    "default": (2, mlp_vae),
+    "uneven": (20, lambda: mlp_vae(20, (400, 30))),
+    "patches": (32, conv_vae),
+    "small patches": (3, lambda: conv_vae(3, channels=4, hidden_dim=8, depth=1)),
+}
 
 
 @pytest.mark.parametrize("batch", [1, 7, 129])
-@pytest.mark.parametrize(("latent_dim", "hidden_dims"), [(1, (5,)), (2, (256, 256, 256)), (20, (400, 30))])
-def test_shapes(batch, latent_dim, hidden_dims):
-    model = mlp_vae(latent_dim, hidden_dims)
+@pytest.mark.parametrize(("latent_dim", "make"), MODELS.values(), ids=MODELS.keys())
+def test_shapes(batch, latent_dim, make):
+    model = make()
     x = torch.rand(batch, 784)
     mu, logvar = model.encode(x)
     assert mu.shape == logvar.shape == (batch, latent_dim)
@@ -17,8 +25,8 @@ def test_shapes(batch, latent_dim, hidden_dims):
     assert model.latent_dim == latent_dim
 
 
-def test_the_decoder_takes_any_leading_dimensions():
-    decoder = Decoder(3, (8, 4))
+@pytest.mark.parametrize("decoder", [Decoder(3, (8, 4)), ConvDecoder(3, 4, 8, 1)], ids=["dense", "patches"])
+def test_the_decoder_takes_any_leading_dimensions(decoder):
     z = torch.randn(5, 7, 3)
     logits = decoder(z)
     assert logits.shape == (5, 7, 784)
@@ -32,9 +40,35 @@ def test_the_decoder_applies_the_widths_of_the_encoder_in_reverse():
     assert reverse == [(5, 2), (9, 5), (784, 9)]
 
 
-def test_a_gradient_reaches_every_parameter():
+def test_the_encoder_cuts_patches_where_they_lie():
+    """One inked pixel changes the features of its own 4 x 4 patch, and of no other."""
+    encoder = ConvEncoder(2, 4, 8, 1)
+    grids = []
+    encoder.patches.register_forward_hook(lambda module, inputs, output: grids.append(output))
+    row, column = 9, 22
+    image = torch.zeros(1, 28, 28)
+    encoder(image.view(1, 784))
+    image[0, row, column] = 1
+    encoder(image.view(1, 784))
+    changed = (grids[0] != grids[1]).any(dim=1)[0]
+    assert changed.nonzero().tolist() == [[row // 4, column // 4]]
+
+
+def test_the_decoder_lays_patches_where_they_belong():
+    """With a bias alone in its last layer, every patch is the same, its sixteen pixels in reading order."""
+    decoder = ConvDecoder(2, 4, 8, 1)
+    with torch.no_grad():
+        decoder.logits.weight.zero_()
+        decoder.logits.bias.copy_(torch.arange(16.0))
+    picture = decoder(torch.randn(1, 2)).view(28, 28)
+    torch.testing.assert_close(picture, torch.arange(16.0).view(4, 4).repeat(7, 7))
+
+
+@pytest.mark.parametrize(
+    "model", [mlp_vae(2, (16, 8)), conv_vae(2, channels=4, hidden_dim=8)], ids=["dense", "patches"]
+)
+def test_a_gradient_reaches_every_parameter(model):
     torch.manual_seed(0)
-    model = mlp_vae(2, (16, 8))
     (-elbo(model, torch.rand(4, 784)).value.mean()).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name

@@ -1,0 +1,208 @@
+"""How fast does `fit` train, beside the loop that everyone writes, pythae, and the bare matrix products?
+
+    python benchmarks/throughput.py [--epochs 5] [--json FILE]
+
+One run, one machine: every contender trains the same network, 784-400-20-400-784, on the 60,000 grey images with the
+same batch size and AdamW. The contenders take turns, an epoch each, so that a slow minute of the machine hits all of
+them; the table gives medians over the epochs. pythae is left out when it is not installed (pip install pythae).
+"""
+
+import argparse
+import json
+import logging
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+from torchvision import datasets, transforms
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from vae_utils import elbo, fit, load_mnist, mlp_vae  # noqa: E402
+
+HIDDEN, LATENT, LEARNING_RATE = 400, 20, 1e-3
+
+
+def seconds(function) -> float:
+    start = time.perf_counter()
+    function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def our_fit(images, batch_size):
+    """`fit`, as the notebook calls it, without the progress bar."""
+    model = mlp_vae(LATENT, (HIDDEN,)).to(images.device)
+    return lambda: fit(model, images, epochs=1, batch_size=batch_size, learning_rate=LEARNING_RATE, progress=False)
+
+
+def usual_loop(images, batch_size):
+    """The loop that everyone writes: DataLoader over datasets.MNIST with ToTensor, the rest as in `fit`."""
+    folder = tempfile.mkdtemp()  # torchvision unpacks the files beside the originals, which we leave as they are
+    (Path(folder) / "MNIST").mkdir()
+    (Path(folder) / "MNIST" / "raw").symlink_to(unpacked())
+    dataset = datasets.MNIST(folder, train=True, transform=transforms.ToTensor())
+    loader = DataLoader(dataset, batch_size=batch_size, shuffle=True)
+    model = mlp_vae(LATENT, (HIDDEN,)).to(images.device)
+    fused = images.device.type in ("cpu", "cuda")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=fused)
+
+    def epoch():
+        total = 0.0
+        for x, _ in loader:
+            loss = -elbo(model, x.view(len(x), -1).to(images.device)).value.mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item()
+
+    return epoch
+
+
+def unpacked() -> str:
+    """The four MNIST files without their gzip, in a folder of their own, as torchvision wants them."""
+    import gzip
+
+    folder = Path(tempfile.mkdtemp())
+    for path in (ROOT / "data" / "MNIST" / "raw").glob("*.gz"):
+        (folder / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+    return str(folder)
+
+
+def bare_products(images, batch_size):
+    """The floor: only the matrix products of the forward and backward pass, on tensors made once."""
+    layers = [(784, HIDDEN), (HIDDEN, LATENT), (HIDDEN, LATENT), (LATENT, HIDDEN), (HIDDEN, 784)]
+    options = {"device": images.device}
+    tensors = [
+        (torch.randn(batch_size, i, **options), torch.randn(o, i, **options), torch.randn(batch_size, o, **options))
+        for i, o in layers
+    ]
+
+    def epoch():
+        for _ in range(-(-len(images) // batch_size)):
+            for number, (inputs, weight, gradient) in enumerate(tensors):
+                inputs @ weight.T
+                gradient.T @ inputs
+                if number > 0:  # nobody needs the gradient of the images
+                    gradient @ weight
+
+    return epoch
+
+
+def pythae_trainer(images, batch_size):
+    """pythae's own trainer on the same architecture; it keeps the images in memory, and saves a model at the end."""
+    from pythae.data.datasets import BaseDataset
+    from pythae.models import VAE, VAEConfig
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+
+    logging.disable(logging.INFO)
+
+    class Encoder(BaseEncoder):
+        def __init__(self):
+            super().__init__()
+            self.hidden = torch.nn.Sequential(torch.nn.Linear(784, HIDDEN), torch.nn.SiLU())
+            self.mu, self.logvar = torch.nn.Linear(HIDDEN, LATENT), torch.nn.Linear(HIDDEN, LATENT)
+
+        def forward(self, x):
+            h = self.hidden(x.flatten(1))
+            return ModelOutput(embedding=self.mu(h), log_covariance=self.logvar(h))
+
+    class Decoder(BaseDecoder):
+        def __init__(self):
+            super().__init__()
+            layers = [
+                torch.nn.Linear(LATENT, HIDDEN),
+                torch.nn.SiLU(),
+                torch.nn.Linear(HIDDEN, 784),
+                torch.nn.Sigmoid(),
+            ]
+            self.layers = torch.nn.Sequential(*layers)
+
+        def forward(self, z):
+            return ModelOutput(reconstruction=self.layers(z).view(-1, 1, 28, 28))
+
+    config = VAEConfig(input_dim=(1, 28, 28), latent_dim=LATENT, reconstruction_loss="bce")
+    settings = BaseTrainerConfig(
+        output_dir=tempfile.mkdtemp(),
+        num_epochs=1,
+        per_device_train_batch_size=batch_size,
+        learning_rate=LEARNING_RATE,
+        optimizer_cls="AdamW",
+        no_cuda=images.device.type == "cpu",
+    )
+    dataset = BaseDataset(images.cpu().view(-1, 1, 28, 28), torch.zeros(len(images)))
+    trainer = BaseTrainer(VAE(config, Encoder(), Decoder()), dataset, training_config=settings)
+    trainer.prepare_training()
+    return lambda: trainer.train_step(epoch=1)
+
+
+CONTENDERS = {
+    "bare matrix products (the floor)": bare_products,
+    "fit": our_fit,
+    "DataLoader over datasets.MNIST(ToTensor)": usual_loop,
+    "pythae's BaseTrainer": pythae_trainer,
+}
+
+
+def measure(images, batch_size, epochs) -> dict[str, dict]:
+    runs = {}
+    for name, make in CONTENDERS.items():
+        try:
+            runs[name] = make(images, batch_size)
+        except ImportError as error:
+            print(f"left out: {name} ({error})", file=sys.stderr)
+    for run in runs.values():
+        run()  # the first epoch warms up
+    times = {name: [] for name in runs}
+    for _ in range(epochs):
+        for name, run in runs.items():
+            times[name].append(seconds(run))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    return {
+        name: {
+            "seconds": times[name],
+            "images_per_second": len(images) / median,
+            "times_the_floor": median / medians["bare matrix products (the floor)"],
+            "fit_is_faster_by": median / medians["fit"],
+        }
+        for name, median in medians.items()
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--epochs", type=int, default=5, help="timed epochs of each contender")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[128, 512])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args()
+    images = load_mnist(ROOT / "data").train_images.to(options.device)
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    report = {
+        "machine": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        **versions,
+        "batch_sizes": {},
+    }
+    for batch_size in options.batch_sizes:
+        figures = report["batch_sizes"][batch_size] = measure(images, batch_size, options.epochs)
+        print(f"\nbatch size {batch_size}, median of {options.epochs} epochs")
+        print(f"{'':42} {'images/s':>10} {'x floor':>8} {'fit is faster by':>17}")
+        for name, row in figures.items():
+            faster = f"{row['fit_is_faster_by']:.2f}"
+            print(f"{name:42} {row['images_per_second']:>10,.0f} {row['times_the_floor']:>8.2f} {faster:>17}")
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

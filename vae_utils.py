@@ -164,16 +164,22 @@ def binarize(images: Tensor, *, generator: torch.Generator | None = None) -> Ten
     return torch.bernoulli(_check_images(images), generator=generator)
 
 
-def _check_images(images: Tensor, name: str = "images") -> Tensor:
+def _check_images(images: Tensor) -> Tensor:
     if not isinstance(images, Tensor) or not images.is_floating_point():
         kind = f"a tensor of {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
-        raise TypeError(f"{name} must be a tensor of floating-point numbers, not {kind}")
+        raise TypeError(f"images must be a tensor of floating-point numbers, not {kind}")
     if images.ndim != 2 or images.shape[1] != IMAGE_DIM or len(images) == 0:
-        raise ValueError(f"{name} must have shape (B, {IMAGE_DIM}) with B of 1 or more, not {tuple(images.shape)}")
+        raise ValueError(f"images must have shape (B, {IMAGE_DIM}) with B of 1 or more, not {tuple(images.shape)}")
     low, high = (bound.item() for bound in torch.aminmax(images))
     if not (low >= 0 and high <= 1):  # written so that NaN fails too
-        raise ValueError(f"{name} must hold values from 0 to 1, and these run from {low:g} to {high:g}")
+        raise ValueError(f"images must hold values from 0 to 1, and these run from {low:g} to {high:g}")
     return images
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be 1 or more, not {count}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -364,8 +370,7 @@ def log_importance_weights(
     model: VAE, x: Tensor, num_samples: int, *, generator: torch.Generator | None = None
 ) -> Tensor:
     """log w_k = log p(x|z_k) + log p(z_k) - log q(z_k|x) for K draws z_k ~ q(z|x): (B, 784) -> (K, B) ([3], eq. 8)."""
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be 1 or more, not {num_samples}")
+    _check_counts(num_samples=num_samples)
     mu, logvar = model.encode(x)
     z = reparameterize(mu.expand(num_samples, -1, -1), logvar.expand(num_samples, -1, -1), generator=generator)
     return _log_weights(model, x, z, mu, logvar)
@@ -408,9 +413,7 @@ def fit(
     The same seed, model and machine give the same history, to the bit. The images are kept on the model's device.
     Raises FloatingPointError, naming epoch and batch, before a loss that is not finite reaches the weights.
     """
-    for name, number in (("epochs", epochs), ("batch_size", batch_size)):
-        if number < 1:
-            raise ValueError(f"{name} must be 1 or more, not {number}")
+    _check_counts(epochs=epochs, batch_size=batch_size)
     device = next(model.parameters()).device
     images = _check_images(images).to(device)
     generator = torch.Generator(device).manual_seed(seed)
@@ -519,8 +522,7 @@ def estimate_log_likelihood(
     through one running sum: memory does not grow with num_samples, and batch_size does not change the result.
     The sum is kept in float64 on the CPU, since thousands of additions in float32 would leave their mark.
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be 1 or more, not {num_samples}")
+    _check_counts(num_samples=num_samples)
     mu, logvar = encode_dataset(model, images, batch_size=batch_size)
     generator = torch.Generator(mu.device).manual_seed(seed)
     log_sum = torch.full((len(images),), -math.inf, dtype=torch.float64)

@@ -21,7 +21,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from vae_utils import (  # noqa: E402  # noqa: E402
+from vae_utils import (  # noqa: E402
     active_units,
     binarize,
     conv_vae,

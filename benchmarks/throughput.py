@@ -8,6 +8,7 @@ them; the table gives medians over the epochs. pythae is left out when it is not
 """
 
 import argparse
+import gzip
 import json
 import logging
 import platform
@@ -45,10 +46,12 @@ def our_fit(images, batch_size):
 
 def usual_loop(images, batch_size):
     """The loop that everyone writes: DataLoader over datasets.MNIST with ToTensor, the rest as in `fit`."""
-    folder = tempfile.mkdtemp()  # torchvision unpacks the files beside the originals, which we leave as they are
-    (Path(folder) / "MNIST").mkdir()
-    (Path(folder) / "MNIST" / "raw").symlink_to(unpacked())
-    dataset = datasets.MNIST(folder, train=True, transform=transforms.ToTensor())
+    with tempfile.TemporaryDirectory() as folder:  # torchvision wants the files unpacked, and reads them at once
+        raw = Path(folder) / "MNIST" / "raw"
+        raw.mkdir(parents=True)
+        for path in (ROOT / "data" / "MNIST" / "raw").glob("*.gz"):
+            (raw / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+        dataset = datasets.MNIST(folder, train=True, transform=transforms.ToTensor())
     loader = DataLoader(dataset, batch_size=batch_size, shuffle=True)
     model = mlp_vae(LATENT, (HIDDEN,)).to(images.device)
     fused = images.device.type in ("cpu", "cuda")
@@ -66,24 +69,11 @@ def usual_loop(images, batch_size):
     return epoch
 
 
-def unpacked() -> str:
-    """The four MNIST files without their gzip, in a folder of their own, as torchvision wants them."""
-    import gzip
-
-    folder = Path(tempfile.mkdtemp())
-    for path in (ROOT / "data" / "MNIST" / "raw").glob("*.gz"):
-        (folder / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
-    return str(folder)
-
-
 def bare_products(images, batch_size):
     """The floor: only the matrix products of the forward and backward pass, on tensors made once."""
     layers = [(784, HIDDEN), (HIDDEN, LATENT), (HIDDEN, LATENT), (LATENT, HIDDEN), (HIDDEN, 784)]
-    options = {"device": images.device}
-    tensors = [
-        (torch.randn(batch_size, i, **options), torch.randn(o, i, **options), torch.randn(batch_size, o, **options))
-        for i, o in layers
-    ]
+    shapes = [((batch_size, i), (o, i), (batch_size, o)) for i, o in layers]  # inputs, weight, gradient
+    tensors = [[torch.randn(shape, device=images.device) for shape in three] for three in shapes]
 
     def epoch():
         for _ in range(-(-len(images) // batch_size)):
@@ -97,7 +87,7 @@ def bare_products(images, batch_size):
 
 
 def pythae_trainer(images, batch_size):
-    """pythae's own trainer on the same architecture; it keeps the images in memory, and saves a model at the end."""
+    """pythae's own trainer on the same architecture; it keeps the images in memory too."""
     from pythae.data.datasets import BaseDataset
     from pythae.models import VAE, VAEConfig
     from pythae.models.base.base_utils import ModelOutput
@@ -131,8 +121,9 @@ def pythae_trainer(images, batch_size):
             return ModelOutput(reconstruction=self.layers(z).view(-1, 1, 28, 28))
 
     config = VAEConfig(input_dim=(1, 28, 28), latent_dim=LATENT, reconstruction_loss="bce")
+    folder = tempfile.TemporaryDirectory()
     settings = BaseTrainerConfig(
-        output_dir=tempfile.mkdtemp(),
+        output_dir=folder.name,
         num_epochs=1,
         per_device_train_batch_size=batch_size,
         learning_rate=LEARNING_RATE,
@@ -142,6 +133,7 @@ def pythae_trainer(images, batch_size):
     dataset = BaseDataset(images.cpu().view(-1, 1, 28, 28), torch.zeros(len(images)))
     trainer = BaseTrainer(VAE(config, Encoder(), Decoder()), dataset, training_config=settings)
     trainer.prepare_training()
+    folder.cleanup()  # an epoch alone writes nothing
     return lambda: trainer.train_step(epoch=1)
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import distributions, nn
@@ -10,6 +11,7 @@ from vae_utils import (
     VAE,
     elbo,
     importance_weighted_bound,
+    iwae,
     kl_divergence,
     log_bernoulli,
     log_importance_weights,
@@ -202,3 +204,55 @@ def test_no_samples_are_refused(line):
     model, x = line
     with pytest.raises(ValueError, match=r"num_samples.*0"):
         log_importance_weights(model, x, 0)
+
+
+def linear_gaussian():
+    """A model of two latent numbers whose q(z|x) depends on x and whose weights are in double precision."""
+    torch.manual_seed(3)
+    return mlp_vae(2, (16,)).double()
+
+
+def test_iwae_with_one_sample_averages_to_the_elbo_in_closed_form():
+    """E[log w] is the ELBO: log p(x|z) averaged over quadrature nodes of q, minus torch.distributions' KL."""
+    model = linear_gaussian()
+    x = torch.rand(3, 784, generator=generator(), dtype=torch.float64)
+    with torch.no_grad():
+        draws = torch.stack([iwae(model, x, 1, generator=generator(seed)).value for seed in range(4000)])
+        mu, logvar = model.encode(x)
+        nodes, weights = np.polynomial.hermite_e.hermegauss(20)
+        steps = torch.cartesian_prod(*2 * [torch.from_numpy(nodes)])[:, None]  # (400, 1, 2)
+        shares = torch.from_numpy(np.outer(weights, weights).ravel() / (2 * np.pi))[:, None]
+        logits = model.decode(mu + torch.exp(logvar / 2) * steps)
+        expected = (shares * distributions.Bernoulli(logits=logits, validate_args=False).log_prob(x).sum(-1)).sum(0)
+    q, prior = distributions.Normal(mu, torch.exp(logvar / 2)), distributions.Normal(0.0, 1.0)
+    exact = expected - distributions.kl_divergence(q, prior).sum(-1)
+    assert ((draws.mean(0) - exact).abs() < 5 * draws.std(0) / len(draws) ** 0.5).all()
+
+
+def test_iwae_value_is_the_bound_of_the_same_draws_and_its_terms_are_those_of_the_elbo():
+    model = linear_gaussian()
+    x = torch.rand(3, 784, generator=generator(), dtype=torch.float64)
+    bound = iwae(model, x, 7, generator=generator(1))
+    log_weights = log_importance_weights(model, x, 7, generator=generator(1))
+    torch.testing.assert_close(bound.value.exp(), log_weights.exp().mean(0))
+    mu, logvar = model.encode(x)
+    z = distributions.Normal(mu, torch.exp(logvar / 2))
+    torch.testing.assert_close(bound.kl, distributions.kl_divergence(z, distributions.Normal(0.0, 1.0)).sum(-1))
+    many = iwae(model, x, 3000, generator=generator(2))
+    elbos = torch.stack([elbo(model, x, generator=generator(seed)).log_likelihood for seed in range(3000)])
+    error = elbos.std(0) / 3000**0.5
+    assert ((many.log_likelihood - elbos.mean(0)).abs() < 5 * 2**0.5 * error).all()
+
+
+def test_iwae_gradient_weighs_each_draw_by_its_share_of_the_likelihood():
+    """[3], eq. 14: the decoder's gradient is the mean of each draw's gradient, weighted by w_k / sum w."""
+    model = linear_gaussian()
+    x = torch.rand(2, 784, generator=generator(), dtype=torch.float64)
+    iwae(model, x, 5, generator=generator(1)).value.sum().backward()
+    found = model.decoder.logits.bias.grad
+    with torch.no_grad():
+        mu, logvar = model.encode(x)
+        z = reparameterize(mu.expand(5, -1, -1), logvar.expand(5, -1, -1), generator=generator(1))
+        shares = log_importance_weights(model, x, 5, generator=generator(1)).softmax(0)  # (5, 2)
+        by_draw = x - model.decode(z).sigmoid()  # d log p(x|z) / d logits of a Bernoulli
+    torch.testing.assert_close(found, (shares[..., None] * by_draw).sum((0, 1)))

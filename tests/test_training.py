@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from vae_utils import evaluate, fit, kl_divergence, mlp_vae
+from vae_utils import evaluate, fit, kl_divergence, log_importance_weights, mlp_vae
 
 
 @pytest.fixture
@@ -164,3 +164,45 @@ def test_progress_shows_the_running_elbo(images, capsys):
     fit(small_model(), images, epochs=2, batch_size=4)
     shown = capsys.readouterr().err
     assert "6/6" in shown and "epoch 2/2, ELBO -5" in shown
+
+
+def test_more_samples_train_on_the_importance_weighted_bound(images, monkeypatch):
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *args: None)  # leaves the gradients of the batch
+    model = small_model()
+    fit(model, images, epochs=1, batch_size=10, num_samples=5, progress=False)
+    found = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    draws = torch.Generator().manual_seed(0)  # the seed of fit, which draws the order and then the noise
+    batch = images[torch.randperm(10, generator=draws)]
+    log_weights = log_importance_weights(model, batch, 5, generator=draws)
+    (math.log(5) - torch.logsumexp(log_weights, dim=0)).mean().backward()
+    torch.testing.assert_close(found, [p.grad for p in model.parameters()])
+
+
+def test_history_of_more_samples_still_holds_the_elbo(images):
+    model = small_model()
+    row = fit(model, images, epochs=1, batch_size=4, learning_rate=0.0, num_samples=50, progress=False)[0]
+    assert row["kl"] == pytest.approx(kl_divergence(*model.encode(images)).mean().item(), rel=1e-5)
+    elbos = torch.tensor([evaluate(model, images, seed=seed)["elbo"] for seed in range(50)])
+    assert abs(row["elbo"] - elbos.mean()) < 5 * 2**0.5 * elbos.std() / 50**0.5  # both are means of 50 draws an image
+    assert row["elbo"] == pytest.approx(row["log_likelihood"] - row["kl"])
+
+
+def test_bfloat16_rounds_the_layers_and_keeps_weights_and_bounds_in_float32(images):
+    dtypes = []
+    rows = {}
+    for bfloat16 in (False, True):
+        model = small_model()
+        model.decoder.register_forward_hook(
+            lambda module, inputs, output: dtypes.append((inputs[0].dtype, output.dtype))
+        )
+        rows[bfloat16] = fit(model, images, epochs=1, bfloat16=bfloat16, progress=False)[0]
+        assert all(p.dtype == p.grad.dtype == torch.float32 for p in model.parameters())
+    assert dtypes == [(torch.float32, torch.float32), (torch.float32, torch.bfloat16)]
+    assert rows[True] != rows[False]
+    assert rows[True]["elbo"] == pytest.approx(rows[False]["elbo"], rel=1e-2)  # 8 bits of precision a number
+
+
+def test_beta_and_more_samples_exclude_each_other(images):
+    with pytest.raises(ValueError, match="num_samples=5 it must be 1, not 4"):
+        fit(small_model(), images, epochs=1, beta=4, num_samples=5)

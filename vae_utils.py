@@ -37,6 +37,7 @@ import torch.nn.functional as F
 from IPython.display import display
 from matplotlib import patheffects
 from matplotlib.axes import Axes
+from matplotlib.patches import Ellipse
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 from torchvision import datasets
@@ -580,6 +581,52 @@ def active_units(mu: Tensor, threshold: float = 0.01) -> Tensor:
     return mu.var(dim=0) > threshold
 
 
+def distance_to_prior(z: Tensor, *, directions: int = 200, seed: int = 0) -> float:
+    """How far codes (N, L) are from N(0, I): the sliced Wasserstein distance, in standard deviations of the prior.
+
+    Along one direction u, the i-th smallest of the N numbers z @ u is compared with the quantile of N(0, 1) that stands
+    there; the result is the root of the mean square over all ranks and over random directions. It needs points alone,
+    so it holds for a plain autoencoder too, whose codes have no density.
+    Source: Bonneel et al., Sliced and Radon Wasserstein Barycenters of Measures, 2015.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    u = F.normalize(torch.randn(z.shape[1], directions, generator=generator), dim=0).to(z)
+    projected = (z @ u).sort(dim=0).values  # (N, directions)
+    ranks = (torch.arange(len(z), device=z.device, dtype=z.dtype) + 0.5) / len(z)
+    return (projected - torch.special.ndtri(ranks)[:, None]).square().mean().sqrt().item()
+
+
+class PosteriorGrid(NamedTuple):
+    """p(z|x) on a grid: density (N, n, n), z2 by rows and z1 by columns, both at `points` (n,); log p(x) is (N,)."""
+
+    points: Tensor
+    density: Tensor
+    log_likelihood: Tensor
+
+
+def posterior_on_grid(model: VAE, images: Tensor, *, limit: float = 5.0, n: int = 501) -> PosteriorGrid:
+    """The true posterior and log p(x) of images (N, 784) under a model with 2 latent dimensions, by plain summation.
+
+    The integral of p(x|z) p(z) over z becomes a sum over n x n codes in the square from -limit to limit. That is exact
+    up to what lies outside (6e-7 of the prior beyond 5), as long as the spacing is not wide against the posteriors.
+    """
+    if model.latent_dim != 2:
+        raise ValueError(f"a grid is for 2 latent dimensions, and this model has {model.latent_dim}")
+    images = _check_images(images).to(next(model.parameters()))
+    points = torch.linspace(-limit, limit, n, device=images.device, dtype=images.dtype)
+    z2, z1 = torch.meshgrid(points, points, indexing="ij")
+    log_joint = []
+    with _evaluating(model):
+        for z in torch.stack([z1, z2], dim=-1).view(-1, 2).split(5000):
+            logits = model.decode(z)  # (5000, 784)
+            # log_bernoulli of every image at every code: what depends on both is one matrix product
+            log_joint.append(images @ logits.T - F.softplus(logits).sum(-1) + _log_prior(z))
+    log_joint = torch.cat(log_joint, dim=1)  # (N, n * n)
+    log_likelihood = torch.logsumexp(log_joint, dim=1) + 2 * math.log(2 * limit / (n - 1))
+    density = torch.exp(log_joint - log_likelihood[:, None]).view(-1, n, n)
+    return PosteriorGrid(points, density, log_likelihood)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Plotting: each takes data and an optional `ax`, draws, and returns the Axes; none calls plt.show()
 # ---------------------------------------------------------------------------------------------------------------------
@@ -589,6 +636,18 @@ DIGIT_COLORS = (
     "#332288", "#88CCEE", "#44AA99", "#117733", "#999933",
     "#DDCC77", "#CC6677", "#882255", "#AA4499", "#666666",
 )  # fmt: skip
+
+
+# One style for every figure, to be put into plt.rcParams; the colours of lines are Okabe and Ito's, safe for all eyes.
+STYLE = {
+    "figure.dpi": 110,
+    "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+BLUE, ORANGE = "#0072B2", "#D55E00"
 
 
 def _axes(ax: Axes | None, figsize: tuple[float, float]) -> Axes:
@@ -615,29 +674,38 @@ def plot_images(images: Tensor, *, columns: int | None = None, ax: Axes | None =
     return ax
 
 
-def plot_reconstructions(images: Tensor, reconstructions: Tensor, *, ax: Axes | None = None) -> Axes:
-    """Originals (n, 784) over their reconstructions (n, 784)."""
-    ax = plot_images(torch.cat([images.cpu(), reconstructions.cpu()]), columns=len(images), ax=ax)
+def plot_rows(rows: dict[str, Tensor], *, ax: Axes | None = None) -> Axes:
+    """Rows of images, each (n, 784), with the name of each row at its left."""
+    pictures = [images.detach().cpu() for images in rows.values()]
+    ax = plot_images(torch.cat(pictures), columns=len(pictures[0]), ax=ax)
     ax.set_axis_on()
     ax.set_xticks([])
-    ax.set_yticks([IMAGE_SIDE / 2, 1.5 * IMAGE_SIDE + 2], ["original", "reconstruction"])
+    ax.set_yticks([(row + 0.5) * (IMAGE_SIDE + 2) - 0.5 for row in range(len(rows))], list(rows))
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     return ax
+
+
+def plot_reconstructions(images: Tensor, reconstructions: Tensor, *, ax: Axes | None = None) -> Axes:
+    """Originals (n, 784) over their reconstructions (n, 784)."""
+    return plot_rows({"original": images, "reconstruction": reconstructions}, ax=ax)
 
 
 def plot_history(history: Sequence[dict], key: str = "elbo", *, ax: Axes | None = None) -> Axes:
     """One quantity of `fit`'s history against the epoch, on training and, where there are any, on held-out images."""
     ax = _axes(ax, (5, 3.5))
     epochs = [row["epoch"] for row in history]
-    ax.plot(epochs, [row[key] for row in history], color="#0072B2", marker=".", label="training images, while learning")
+    ax.plot(epochs, [row[key] for row in history], color=BLUE, marker=".", label="training images, while learning")
     if f"valid_{key}" in history[0]:
         held_out = [row[f"valid_{key}"] for row in history]
-        ax.plot(epochs, held_out, color="#D55E00", marker=".", linestyle="--", label="held-out images, after the epoch")
+        ax.plot(epochs, held_out, color=ORANGE, marker=".", linestyle="--", label="held-out images, after the epoch")
     ax.set(xlabel="epoch", ylabel="nats per image")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend(frameon=False)
+    ax.legend()
     return ax
+
+
+_OUTLINE = [patheffects.withStroke(linewidth=3, foreground="white")]  # keeps text legible on dots
 
 
 def _spread(points: np.ndarray, distance: float) -> np.ndarray:
@@ -650,24 +718,30 @@ def _spread(points: np.ndarray, distance: float) -> np.ndarray:
     return points
 
 
+def plot_codes(points: Tensor, labels: Tensor, *, ax: Axes | None = None) -> Axes:
+    """Points (N, 2) in the colours of their labels (N,), with each label's numeral near the middle of its points."""
+    if points.ndim != 2 or points.shape[1] != 2 or labels.shape != points.shape[:1]:
+        shapes = f"{tuple(points.shape)} and {tuple(labels.shape)}"
+        raise ValueError(f"a map of the latent space needs codes of shape (N, 2) and labels (N,), not {shapes}")
+    ax = _axes(ax, (7, 7))
+    points, labels = points.detach().cpu().numpy(), labels.cpu().numpy()
+    ax.scatter(*points.T, s=4, c=np.array(DIGIT_COLORS)[labels], alpha=0.6, linewidths=0, rasterized=True)
+    digits = np.unique(labels)
+    middles = np.stack([np.median(points[labels == digit], axis=0) for digit in digits])
+    for digit, middle in zip(digits, _spread(middles, distance=0.055 * np.ptp(points)), strict=True):
+        ax.text(*middle, str(digit), size=17, weight="bold", ha="center", va="center", path_effects=_OUTLINE)
+    ax.set_aspect("equal")
+    return ax
+
+
 def plot_latent_space(mu: Tensor, labels: Tensor, *, ax: Axes | None = None) -> Axes:
     """Mean codes (N, 2), coloured by digit, and the circles that hold 50, 90 and 99 % of the prior."""
-    if mu.shape[1] != 2:
-        raise ValueError(f"a map of the latent space needs codes of shape (N, 2), not {tuple(mu.shape)}")
-    ax = _axes(ax, (7, 7))
-    mu, labels = mu.detach().cpu().numpy(), labels.cpu().numpy()
-    colors = np.array(DIGIT_COLORS)[labels]
-    ax.scatter(*mu.T, s=4, c=colors, alpha=0.6, linewidths=0, rasterized=True)
-    outline = [patheffects.withStroke(linewidth=3, foreground="white")]
-    digits = np.unique(labels)
-    middles = _spread(np.stack([np.median(mu[labels == digit], axis=0) for digit in digits]), distance=0.4)
-    for digit, middle in zip(digits, middles, strict=True):
-        ax.text(*middle, str(digit), size=17, weight="bold", ha="center", va="center", path_effects=outline)
+    ax = plot_codes(mu, labels, ax=ax)
     for mass in (0.5, 0.9, 0.99):  # in two dimensions P(|z| < r) = 1 - exp(-r^2 / 2)
         radius = math.sqrt(-2 * math.log(1 - mass))
         ax.add_patch(plt.Circle((0, 0), radius, fill=False, linewidth=1, linestyle="--", color="black"))
-        ax.text(0, -radius, f"{mass:.0%}", size=9, ha="center", va="center", path_effects=outline)
-    ax.set(xlabel="$z_1$", ylabel="$z_2$", aspect="equal")
+        ax.text(0, -radius, f"{mass:.0%}", size=9, ha="center", va="center", path_effects=_OUTLINE)
+    ax.set(xlabel="$z_1$", ylabel="$z_2$")
     return ax
 
 
@@ -690,6 +764,68 @@ def plot_manifold(model: VAE, *, n: int = 20, ax: Axes | None = None) -> Axes:
     ax.set_xticks(places, [f"{tick:g}" for tick in ticks])
     ax.set_yticks(places, [f"{tick:g}" for tick in ticks.flip(0)])
     ax.set(xlabel="$z_1$", ylabel="$z_2$")
+    return ax
+
+
+def plot_posterior(
+    grid: PosteriorGrid, index: int, mu: Tensor, logvar: Tensor, *, width: float = 4.0, ax: Axes | None = None
+) -> Axes:
+    """The true posterior of image `index` of the grid, and over it q(z|x) as ellipses of 1 and 2 standard deviations.
+
+    mu, logvar (2,). The window reaches `width` standard deviations of the wider of the two in each direction.
+    """
+    ax = _axes(ax, (4, 4))
+    points, density = grid.points.cpu(), grid.density[index].cpu()
+    share = density / density.sum()
+    mu, sigma = mu.detach().cpu(), torch.exp(0.5 * logvar).detach().cpu()
+    ax.contourf(
+        points, points, density / density.max(), levels=np.linspace(0.02, 1, 12), cmap="Greys", extend="neither"
+    )
+    for radius in (1, 2):
+        size = (2 * radius * sigma).tolist()
+        ax.add_patch(
+            Ellipse(mu.tolist(), *size, fill=False, color=ORANGE, linewidth=2, linestyle="-" if radius == 1 else "--")
+        )
+    for axis, marginal in enumerate((share.sum(0), share.sum(1))):
+        middle = (marginal * points).sum()
+        spread = max((marginal * (points - middle) ** 2).sum().sqrt(), sigma[axis])
+        low, high = min(middle, mu[axis]) - width * spread, max(middle, mu[axis]) + width * spread
+        (ax.set_xlim if axis == 0 else ax.set_ylim)(float(low), float(high))
+    ax.set(xlabel="$z_1$", ylabel="$z_2$")
+    return ax
+
+
+def plot_rate_distortion(results: Sequence[dict], *, ax: Axes | None = None) -> Axes:
+    """One point for each dict with beta, kl (the rate) and log_likelihood (minus the distortion), in nats per image.
+
+    Codes of equal ELBO lie on a falling line; the dashed one goes through the best of the points.
+    """
+    ax = _axes(ax, (6, 4))
+    rates, distortions = ([sign * row[key] for row in results] for sign, key in ((1, "kl"), (-1, "log_likelihood")))
+    ax.plot(rates, distortions, color=BLUE, marker="o")
+    for row, rate, distortion in zip(results, rates, distortions, strict=True):
+        label = rf"$\beta$ = {row['beta']:g}"
+        ax.annotate(label, (rate, distortion), xytext=(7, 5), textcoords="offset points")
+    best = min(rate + distortion for rate, distortion in zip(rates, distortions, strict=True))
+    line = np.linspace(0, max(rates), 2)
+    ax.plot(line, best - line, color=ORANGE, linestyle="--", label=f"ELBO = {-best:.1f} nats")
+    ax.set(xlabel="rate: KL, nats per image", ylabel="distortion: $-$E[log p(x|z)],\nnats per image")
+    ax.set_ylim(min(distortions) - 5, max(distortions) + 8)
+    ax.legend(loc="upper right")
+    return ax
+
+
+def plot_kl_per_dimension(kl: Tensor, active: Tensor, *, ax: Axes | None = None) -> Axes:
+    """The mean KL of each latent dimension (L,) as bars, largest first; `active` (L,) says which units are in use."""
+    ax = _axes(ax, (7, 3))
+    order = kl.argsort(descending=True).cpu()
+    kl, active = kl.detach().cpu()[order].numpy(), active.cpu()[order].numpy()
+    places = np.arange(len(kl))
+    for chosen, color, hatch, name in ((active, BLUE, "", "active"), (~active, ORANGE, "///", "not active")):
+        label = f"{name}: {int(chosen.sum())} units"
+        ax.bar(places[chosen], kl[chosen], color=color, hatch=hatch, edgecolor="white", label=label)
+    ax.set(xlabel="latent dimension, sorted", ylabel="KL, nats per image")
+    ax.legend()
     return ax
 
 

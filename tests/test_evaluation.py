@@ -2,15 +2,17 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import distributions, nn
 
 from vae_utils import (
     VAE,
     Decoder,
     Encoder,
     active_units,
+    distance_to_prior,
     elbo,
     encode_dataset,
     estimate_log_likelihood,
@@ -20,6 +22,7 @@ from vae_utils import (
     log_bernoulli,
     log_normal,
     mlp_vae,
+    posterior_on_grid,
     reparameterize,
 )
 
@@ -145,3 +148,48 @@ def test_no_samples_are_refused(model, images, num_samples):
 def test_wrong_images_are_refused(model):
     with pytest.raises(ValueError, match=r"\(B, 784\)"):
         evaluate(model, torch.zeros(3, 28, 28))
+
+
+def test_distance_to_prior_against_the_distance_of_gaussians():
+    """From N(m, s^2 I), each direction u has W2^2 = (m . u)^2 + (s - 1)^2; their mean is |m|^2 / L + (s - 1)^2."""
+    z = torch.randn(20_000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert distance_to_prior(z) < 0.03
+    for shift, scale in (((2.0, 0.0, 0.0), 1.0), ((0.0, 0.0, 0.0), 0.3), ((1.0, -1.0, 0.5), 2.0)):
+        exact = math.sqrt(sum(m**2 for m in shift) / 3 + (scale - 1) ** 2)
+        found = distance_to_prior(torch.tensor(shift) + scale * z, directions=2000)
+        assert found == pytest.approx(exact, rel=0.05)
+
+
+def test_distance_to_prior_sees_holes_that_mean_and_variance_do_not():
+    """Points at -1 and 1: mean 0, variance 1, and W2^2 = E[(|x| - 1)^2] = 2 - 2 sqrt(2 / pi) from N(0, 1)."""
+    z = torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat(5000)[:, None]
+    assert distance_to_prior(z) == pytest.approx(math.sqrt(2 - 2 * math.sqrt(2 / math.pi)), abs=1e-3)
+
+
+def test_posterior_on_grid_against_quadrature_and_torch_distributions(model, images):
+    model = model.double()
+    images = images.double()
+    grid = posterior_on_grid(model, images, limit=6.0, n=241)
+    cell = (grid.points[1] - grid.points[0]) ** 2
+    torch.testing.assert_close((grid.density * cell).sum((1, 2)), torch.ones(11, dtype=torch.float64))
+
+    def log_joint(z):
+        likelihood = distributions.Bernoulli(logits=model.decode(z), validate_args=False).log_prob(images).sum(-1)
+        return likelihood + distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
+
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    z = torch.cartesian_prod(*2 * [torch.from_numpy(nodes)])[:, None]  # (3600, 1, 2)
+    shares = torch.from_numpy(np.log(np.outer(weights, weights).ravel() / (2 * np.pi)))[:, None]
+    with torch.no_grad():
+        prior = distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
+        exact = torch.logsumexp(shares + log_joint(z) - prior, dim=0)
+        row, column = 130, 90
+        there = torch.stack([grid.points[column], grid.points[row]])  # z1 by columns, z2 by rows
+        expected = log_joint(there.expand(11, 2)) - exact
+    torch.testing.assert_close(grid.log_likelihood, exact, atol=1e-4, rtol=0)
+    torch.testing.assert_close(grid.density[:, row, column].log(), expected, atol=1e-4, rtol=0)
+
+
+def test_posterior_on_grid_needs_two_dimensions(images):
+    with pytest.raises(ValueError, match=r"2 latent dimensions.*has 3"):
+        posterior_on_grid(mlp_vae(3, (8,)), images)

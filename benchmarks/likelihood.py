@@ -81,7 +81,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--num-samples", type=int, default=500, help="importance samples K an image")
     parser.add_argument("--split", choices=["test", "held-out"], default="test")
     parser.add_argument("--channels", type=int, default=32)
-    parser.add_argument("--depth", type=int, default=2)
+    parser.add_argument("--depth", type=int, default=3)
     parser.add_argument("--bfloat16", action="store_true", help="fast with AVX512-BF16, AMX or a GPU, slow without")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")

@@ -52,6 +52,15 @@ GRID_SIDE = IMAGE_SIDE // PATCH_SIDE  # conv_vae sees a grid of 7 x 7 patches
 # ---------------------------------------------------------------------------------------------------------------------
 
 VARIANTS = ("MNIST", "FashionMNIST", "KMNIST")  # torchvision's datasets that share MNIST's files and split
+KAGGLE_INPUT = Path("/kaggle/input")  # read-only; how deep in it a dataset lies differs from kernel to kernel
+
+# The four files, and the names that each goes by: .gz or plain, with a hyphen or, as some unpack them, a dot.
+IDX_NAMES = tuple(
+    tuple(f"{name}-ubyte{end}" for name in (stem, stem.replace("-idx", ".idx")) for end in (".gz", ""))
+    for stem in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+)
+CSV_NAMES = (("mnist_train.csv",), ("mnist_test.csv",))  # the other form in which the split is found on Kaggle
+CSV_ROWS = {"mnist_train.csv": 60_000, "mnist_test.csv": 10_000}
 
 
 class Mnist(NamedTuple):
@@ -61,6 +70,13 @@ class Mnist(NamedTuple):
     train_labels: Tensor
     test_images: Tensor
     test_labels: Tensor
+
+
+def class_names(variant: str = "MNIST") -> tuple[str, ...]:
+    """What the labels 0 to 9 stand for: the digits themselves, kinds of clothing, or the sounds of the characters."""
+    if variant not in VARIANTS:
+        raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, not {variant!r}")
+    return tuple("0123456789") if variant == "MNIST" else tuple(getattr(datasets, variant).classes)
 
 
 def read_idx(path: str | Path) -> np.ndarray:
@@ -105,27 +121,21 @@ def _parse_idx(stream) -> np.ndarray:
 def load_mnist(root: str | Path = "data", *, variant: str = "MNIST", download: bool = True) -> Mnist:
     """Load the 60,000 training and 10,000 test images of `variant` (MNIST, FashionMNIST or KMNIST) into memory.
 
-    The four IDX files, plain or .gz, are looked for in root/variant/raw (torchvision's layout) and in root itself,
-    and read without writing anything. Only if one is missing, and `download` is true, torchvision fetches them.
+    The four IDX files, plain or .gz, are looked for in root/variant/raw (torchvision's layout), in root itself, and
+    on Kaggle anywhere below /kaggle/input, where mnist_train.csv and mnist_test.csv serve as well; there a path that
+    names another variant is passed over. All are read without writing anything. Only if something is missing, and
+    `download` is true, torchvision fetches it into root.
     Raises FileNotFoundError if they are neither there nor to be had, ValueError if one is damaged.
     """
     if variant not in VARIANTS:
         raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, not {variant!r}")
-    paths = _find_idx_files(root, variant)
-    if None in paths and download:
-        try:
-            getattr(datasets, variant)(root, download=True)
-        except (OSError, RuntimeError, HTTPException) as error:  # no network, no right to write, a full disk
-            raise FileNotFoundError(_missing_message(root, variant, f"the download failed ({error})")) from error
-        paths = _find_idx_files(root, variant)
-    if None in paths:
-        raise FileNotFoundError(_missing_message(root, variant, "download=True would fetch them"))
-    arrays = [read_idx(path) for path in paths]
-    for images, labels, image_path, label_path in (arrays[:2] + paths[:2], arrays[2:] + paths[2:]):
+    paths = _find_in_root(root, variant) or _find_on_kaggle(variant) or _download(root, variant, download)
+    arrays = [array for path in paths for array in _read_arrays(path)]
+    for images, labels in (arrays[:2], arrays[2:]):
         if images.shape != (len(labels), IMAGE_SIDE, IMAGE_SIDE) or labels.shape != (len(images),) or labels.max() > 9:
             raise ValueError(
-                f"{image_path} {images.shape} and {label_path} {labels.shape} do not belong together: "
-                f"wanted (N, {IMAGE_SIDE}, {IMAGE_SIDE}) images and (N,) labels from 0 to 9"
+                f"{', '.join(map(str, paths))} do not belong together: wanted (N, {IMAGE_SIDE}, {IMAGE_SIDE}) images "
+                f"and (N,) labels from 0 to 9, and found {images.shape} and {labels.shape} up to {labels.max()}"
             )
     tensors = [torch.from_numpy(array) for array in arrays]
     scaled = [t.flatten(1).float().div_(255) if t.ndim == 3 else t.long() for t in tensors]
@@ -136,28 +146,88 @@ def _folders(root: str | Path, variant: str) -> list[Path]:
     return [Path(root) / variant / "raw", Path(root)]
 
 
-def _find_idx_files(root: str | Path, variant: str) -> list[Path | None]:
-    """Paths of training images, training labels, test images and test labels; None for each one that is missing."""
+def _find_in_root(root: str | Path, variant: str) -> list[Path] | None:
+    """Paths of training images, training labels, test images and test labels; None if one of them is missing."""
     found = []
-    for stem, kind in (
-        ("train", "images-idx3"),
-        ("train", "labels-idx1"),
-        ("t10k", "images-idx3"),
-        ("t10k", "labels-idx1"),
-    ):
-        names = [f"{stem}-{k}-ubyte{end}" for k in (kind, kind.replace("-", ".")) for end in (".gz", "")]
+    for names in IDX_NAMES:
         candidates = [folder / name for folder in _folders(root, variant) for name in names]
         found.append(next((path for path in candidates if path.is_file()), None))
-    return found
+    return None if None in found else found
+
+
+def _find_on_kaggle(variant: str) -> list[Path] | None:
+    """The four IDX files, or the two CSV files, that lie closest together below /kaggle/input; None if there are none.
+
+    Every variant has the same file names, so the rest of the path has to tell which one it is.
+    """
+    known = {name for names in IDX_NAMES + CSV_NAMES for name in names}
+    named = [path for path in KAGGLE_INPUT.rglob("*") if path.name in known and path.is_file()]
+    files = sorted(path for path in named if _variant_of(path) == variant)
+    folders = {folder for path in files for folder in path.parents}
+    for kinds in (IDX_NAMES, CSV_NAMES):
+        for folder in sorted(folders, key=lambda folder: (-len(folder.parts), folder)):  # the deepest first
+            below = [path for path in files if path.is_relative_to(folder)]
+            found = [next((path for path in below if path.name in names), None) for names in kinds]
+            if None not in found:
+                return found
+    return None
+
+
+def _variant_of(path: Path) -> str:
+    """The variant that a path below /kaggle/input speaks of; MNIST if it names no other."""
+    words = str(path.relative_to(KAGGLE_INPUT)).lower()
+    marks = {"fashion": "FashionMNIST", "kmnist": "KMNIST", "kuzushiji": "KMNIST"}
+    return next((variant for mark, variant in marks.items() if mark in words), "MNIST")
+
+
+def _read_arrays(path: Path) -> list[np.ndarray]:
+    """What one file holds: an array of images or of labels if it is an IDX file, both if it is a CSV file."""
+    return list(_read_csv(path)) if path.suffix == ".csv" else [read_idx(path)]
+
+
+def _read_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, 28, 28) and labels (N,) of a CSV file: a header, then one image a row, its label first."""
+    try:
+        with path.open("rb") as lines:
+            rows = sum(1 for _ in lines) - 1
+        if rows != CSV_ROWS[path.name]:
+            raise ValueError(f"it should hold {CSV_ROWS[path.name]:,} rows below its header, and holds {rows:,}")
+        table = np.loadtxt(path, dtype=np.int16, delimiter=",", skiprows=1, comments=None, ndmin=2)
+        if table.min() < 0 or table.max() > 255:  # asked for uint8, NumPy 1.26 would take 300 for 44
+            raise ValueError(f"it should hold numbers from 0 to 255, and these run from {table.min()} to {table.max()}")
+        table = table.astype(np.uint8)
+        return table[:, 1:].reshape(rows, IMAGE_SIDE, IMAGE_SIDE), table[:, 0]
+    except ValueError as error:
+        raise ValueError(f"{path} is not a sound CSV file of MNIST: {error}") from error
+
+
+def _download(root: str | Path, variant: str, allowed: bool) -> list[Path]:
+    if not allowed:
+        raise FileNotFoundError(_missing_message(root, variant, "download=True would fetch them"))
+    try:
+        getattr(datasets, variant)(root, download=True)
+    except (OSError, RuntimeError, HTTPException) as error:  # no network, no right to write, a full disk
+        raise FileNotFoundError(_missing_message(root, variant, f"the download failed ({error})")) from error
+    if (paths := _find_in_root(root, variant)) is None:
+        raise FileNotFoundError(_missing_message(root, variant, "the download did not bring them"))
+    return paths
 
 
 def _missing_message(root: str | Path, variant: str, remedy: str) -> str:
-    places = " and ".join(str(folder.absolute()) for folder in _folders(root, variant))
-    return (
+    places = ", ".join(str(folder.absolute()) for folder in _folders(root, variant))
+    message = (
         f"No {variant} here: looked in {places} for train-images-idx3-ubyte, train-labels-idx1-ubyte, "
         f"t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, plain or .gz; {remedy}. "
         f"Put the four files there, pass the folder that holds them as root, or turn the network on."
     )
+    if KAGGLE_INPUT.is_dir():
+        message += f" Below {KAGGLE_INPUT} there is no complete {variant} either: add a dataset that holds it."
+    if any("digit-recognizer" in str(path) for path in KAGGLE_INPUT.rglob("train.csv")):
+        message += (
+            " The competition digit-recognizer does not hold it: its train.csv is a part of the images "
+            "(42,000 with labels), its test.csv has no labels, and no figure measured on them compares with others."
+        )
+    return message
 
 
 def binarize(images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:

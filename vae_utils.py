@@ -18,12 +18,16 @@ References
 """
 
 import gzip
+import hashlib
 import inspect
+import io
 import math
+import os
 import textwrap
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.client import HTTPException
 from itertools import pairwise
@@ -306,10 +310,11 @@ class VAE(nn.Module):
     What comes out has the dtype of what went in, even where autocast lets the layers between compute in bfloat16.
     """
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module):
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, architecture: dict | None = None):
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
+        self.architecture = architecture  # how `load_vae` makes it again; None if it cannot
 
     @property
     def latent_dim(self) -> int:
@@ -337,7 +342,8 @@ class VAE(nn.Module):
 
 def mlp_vae(latent_dim: int = 2, hidden_dims: Sequence[int] = (256, 256, 256)) -> VAE:
     """The model of the walk-through: fully connected, one width a layer, in the decoder in reverse order."""
-    return VAE(Encoder(latent_dim, hidden_dims), Decoder(latent_dim, hidden_dims))
+    architecture = {"kind": "mlp_vae", "latent_dim": latent_dim, "hidden_dims": list(hidden_dims)}
+    return VAE(Encoder(latent_dim, hidden_dims), Decoder(latent_dim, hidden_dims), architecture)
 
 
 def _convolutions(channels: int, depth: int) -> list[nn.Module]:
@@ -388,7 +394,8 @@ def conv_vae(latent_dim: int = 32, *, channels: int = 32, hidden_dim: int = 256,
     `depth` is the number of 3 x 3 convolutions in the decoder; the encoder, whose task is easier, has half as many.
     """
     encoder = ConvEncoder(latent_dim, channels, hidden_dim, (depth + 1) // 2)
-    return VAE(encoder, ConvDecoder(latent_dim, channels, hidden_dim, depth))
+    settings = {"latent_dim": latent_dim, "channels": channels, "hidden_dim": hidden_dim, "depth": depth}
+    return VAE(encoder, ConvDecoder(latent_dim, channels, hidden_dim, depth), {"kind": "conv_vae", **settings})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -496,6 +503,7 @@ def fit(
     bfloat16: bool = False,
     valid_images: Tensor | None = None,
     seed: int = 0,
+    checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> list[dict]:
     """Maximise the ELBO of `images` (N, 784) with AdamW [5], a short warm-up and a cosine decay of the learning rate.
@@ -504,10 +512,14 @@ def fit(
     binarized     train on a new 0/1 draw of every image in every batch, instead of on its grey levels
     bfloat16      let the layers compute in bfloat16: faster where the processor has instructions for it
     valid_images  held-out images, used as they are, on which `evaluate` runs after every epoch
+    checkpoint    a file, written after every epoch and every minute. The same call again goes on from it, however the
+                  run was cut short, to the same weights and history, to the bit; a finished run returns at once
     Returns one row an epoch: epoch, elbo, log_likelihood and kl (nats per image, running means over the epoch, with
     beta = 1 whatever beta was trained on), and the same with `valid_` in front if there are valid_images.
     The same seed, model and machine give the same history, to the bit. The images are kept on the model's device.
-    Raises FloatingPointError, naming epoch and batch, before a loss that is not finite reaches the weights.
+    Raises FloatingPointError, naming epoch and batch, before a loss that is not finite reaches the weights; ValueError
+    if the checkpoint is damaged or belongs to another call, and leaves it as it is; OSError if it cannot be written.
+    Whatever stops it, Ctrl-C too, leaves a model that can be used, and carries the finished rows: `error.history`.
     """
     _check_counts(epochs=epochs, batch_size=batch_size, num_samples=num_samples)
     if beta != 1 and num_samples > 1:
@@ -519,34 +531,75 @@ def fit(
     # thousand steps, the usual memory of 1,000 steps for the squared gradients is too long: 100 reach a higher ELBO.
     fused = device.type in ("cpu", "cuda")
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.99), fused=fused)
-    batches = math.ceil(len(images) / batch_size)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warmup_cosine(step, epochs * batches))
     objective = partial(elbo, beta=beta) if num_samples == 1 else partial(iwae, num_samples=num_samples)
-    history = []
+    batches = math.ceil(len(images) / batch_size)
+    run = {"step": 0, "history": []}  # where the run stands between two batches; `_batches` adds its order and totals
+    if checkpoint is not None:
+        settings = {"epochs": int(epochs), "batch_size": int(batch_size), "num_samples": int(num_samples)}
+        settings |= {"learning_rate": float(learning_rate), "beta": float(beta), "seed": int(seed)}
+        settings |= {"binarized": bool(binarized), "bfloat16": bool(bfloat16)}
+        settings |= _fingerprints(model, images=images, valid_images=valid_images)
+        save = partial(_save_checkpoint, checkpoint, settings, model, optimizer, generator, run)
+        if not _load_checkpoint(checkpoint, settings, model, optimizer, generator, run):
+            save()  # before any work: it shows a place that cannot be written, and keeps the weights of the start
+    saved = time.monotonic()
     model.train()
-    with tqdm(total=epochs * batches, unit="batch", disable=not progress) as bar:
-        for epoch in range(1, epochs + 1):
-            totals = torch.zeros(2, device=device)  # log likelihood and KL, summed over the images seen so far
-            order = torch.randperm(len(images), generator=generator, device=device)
-            for number, chosen in enumerate(order.split(batch_size), start=1):
-                x = torch.bernoulli(images[chosen], generator=generator) if binarized else images[chosen]
-                try:
-                    totals += _training_step(model, x, optimizer, objective, generator, bfloat16)
-                except FloatingPointError as error:
-                    raise FloatingPointError(
-                        f"{error} in epoch {epoch}, batch {number} of {batches}. {_ADVICE}"
-                    ) from None
-                scheduler.step()
-                bar.update()
-                if number % 50 == 0 or number == batches:
-                    running = (totals[0] - totals[1]).item() / min(number * batch_size, len(images))
-                    bar.set_postfix_str(f"epoch {epoch}/{epochs}, ELBO {running:.2f}", refresh=False)
-            log_likelihood, kl = (totals / len(images)).tolist()
-            row = {"epoch": epoch, "elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl}
-            if valid_images is not None:
-                row |= {f"valid_{key}": value for key, value in evaluate(model, valid_images, seed=seed).items()}
-            history.append(row)
-    return history
+    with (
+        _keeping(run["history"]),
+        tqdm(total=epochs * batches, initial=run["step"], unit="batch", disable=not progress) as bar,
+    ):
+        for epoch, number, x in _batches(images, epochs, batch_size, binarized, generator, run):
+            optimizer.param_groups[0]["lr"] = learning_rate * _warmup_cosine(run["step"], epochs * batches)
+            try:
+                run["totals"] += _training_step(model, x, optimizer, objective, generator, bfloat16)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{error} in epoch {epoch}, batch {number} of {batches}. {_ADVICE}") from None
+            run["step"] += 1
+            bar.update()
+            if number % 50 == 0 or number == batches:
+                running = (run["totals"][0] - run["totals"][1]).item() / min(number * batch_size, len(images))
+                bar.set_postfix_str(f"epoch {epoch}/{epochs}, ELBO {running:.2f}", refresh=False)
+            if number == batches:
+                run["history"].append(_history_row(epoch, run["totals"] / len(images), model, valid_images, seed))
+            if checkpoint is not None and (number == batches or time.monotonic() - saved > CHECKPOINT_SECONDS):
+                save()
+                saved = time.monotonic()
+    return run["history"]
+
+
+CHECKPOINT_SECONDS = 60  # within a long epoch; there is one at the end of every epoch as well
+
+
+@contextmanager
+def _keeping(history: list[dict]) -> Iterator[None]:
+    """Hand the rows of the finished epochs to whoever catches what stops a run."""
+    try:
+        yield
+    except (KeyboardInterrupt, OSError, FloatingPointError) as stop:
+        stop.history = history
+        raise
+
+
+def _batches(
+    images: Tensor, epochs: int, batch_size: int, binarized: bool, generator: torch.Generator, run: dict
+) -> Iterator[tuple[int, int, Tensor]]:
+    """The batches that a run has before it, each with its epoch and its number in it, both counted from 1."""
+    batches = math.ceil(len(images) / batch_size)
+    for step in range(run["step"], epochs * batches):
+        epoch, number = divmod(step, batches)
+        if number == 0:
+            run["order"] = torch.randperm(len(images), generator=generator, device=images.device)
+            run["totals"] = torch.zeros(2, device=images.device)  # log likelihood and KL, over the images seen so far
+        x = images[run["order"][number * batch_size : (number + 1) * batch_size]]
+        yield epoch + 1, number + 1, torch.bernoulli(x, generator=generator) if binarized else x
+
+
+def _history_row(epoch: int, means: Tensor, model: VAE, valid_images: Tensor | None, seed: int) -> dict:
+    log_likelihood, kl = means.tolist()
+    row = {"epoch": epoch, "elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl}
+    if valid_images is not None:
+        row |= {f"valid_{key}": value for key, value in evaluate(model, valid_images, seed=seed).items()}
+    return row
 
 
 _ADVICE = "The weights are those from before this batch; a smaller learning_rate may help."
@@ -576,6 +629,116 @@ def _warmup_cosine(step: int, steps: int, warmup: float = 0.02) -> float:
     """The factor on the learning rate: a straight climb over the first 2 % of the steps, then half a cosine to 0."""
     climb = min(1.0, (step + 1) / (warmup * steps + 1))
     return climb * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files: checkpoints of a run, and trained models
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _fingerprints(model: VAE, **images: Tensor | None) -> dict[str, str]:
+    """What a checkpoint remembers of the model's architecture, and of images that it does not hold: enough to tell."""
+    marks = {"device": next(model.parameters()).device.type}
+    for name, tensor in images.items():
+        if tensor is not None:
+            checksum = zlib.crc32(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+            marks[name] = f"{tensor.dtype} {tuple(tensor.shape)}, checksum {checksum:08x}"
+    return marks | {name: f"{value.dtype} {tuple(value.shape)}" for name, value in model.state_dict().items()}
+
+
+def _save_checkpoint(path, settings, model, optimizer, generator, run) -> None:
+    parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "generator": generator.get_state()}
+    _write_file(path, "checkpoint of fit", {"settings": settings, "run": run, **parts})
+
+
+def _load_checkpoint(path, settings, model, optimizer, generator, run) -> bool:
+    """Put everything back as it was when `path` was written. False, and nothing is done, if there is no such file."""
+    if not Path(path).exists():
+        return False
+    content = _read_file(path, "checkpoint of fit")
+    there, here = content["settings"], settings
+    different = [name for name in {**there, **here} if there.get(name, "nothing") != here.get(name, "nothing")]
+    if different:
+        faults = [
+            f"{name} was {there.get(name, 'nothing')} and is now {here.get(name, 'nothing')}" for name in different
+        ]
+        more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise ValueError(
+            f"{path} is the checkpoint of a run with other settings: {'; '.join(faults[:3])}{more}. "
+            "Nothing was changed. Call fit as then to go on with that run, or name another file to start a new one."
+        )
+    model.load_state_dict(content["model"])
+    optimizer.load_state_dict(content["optimizer"])
+    generator.set_state(content["generator"])
+    device = next(model.parameters()).device
+    run |= {key: value.to(device) if isinstance(value, Tensor) else value for key, value in content["run"].items()}
+    return True
+
+
+def _write_file(path: str | Path, kind: str, content: dict) -> None:
+    """Write `content` so that `path` holds, at every moment, either all of what it held before or all of this.
+
+    It is a file of torch.save, with a checksum of 32 bytes behind it that `torch.load` does not mind.
+    """
+    buffer = io.BytesIO()
+    torch.save({"kind": kind, **content}, buffer)
+    data = buffer.getvalue()
+    part = Path(f"{path}.part")  # in the same folder, and so on the same disk; a run that is killed may leave it behind
+    try:
+        with part.open("wb") as file:
+            file.write(data + hashlib.sha256(data).digest())
+            file.flush()
+            os.fsync(file.fileno())  # the values before the name
+        os.replace(part, path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise OSError(
+            error.errno,
+            f"the {kind} could not be written ({error.strerror}): make room or name another place. "
+            "What was there before is still there, and the model in memory can be used",
+            str(path),
+        ) from error
+
+
+def _read_file(path: str | Path, kind: str) -> dict:
+    data = Path(path).read_bytes()
+    sound = hashlib.sha256(data[:-32]).digest() == data[-32:]
+    content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True) if sound else {}
+    if content.get("kind") != kind:
+        fault = f"a {content['kind']}" if sound else "damaged, cut short, or was written by something else"
+        raise ValueError(f"{path} is no {kind} that can be read: it is {fault}. Nothing was changed")
+    return content
+
+
+def save_vae(model: VAE, path: str | Path) -> None:
+    """Write the architecture and the weights of a model that `mlp_vae` or `conv_vae` made; `load_vae` brings it back.
+
+    Raises OSError if it cannot be written; then a file that was there before is still there.
+    """
+    with torch.device("meta"):  # shapes alone
+        expected = _build(model.architecture).state_dict() if model.architecture else {}
+    weights = model.state_dict()
+    if {name: value.shape for name, value in weights.items()} != {name: v.shape for name, v in expected.items()}:
+        raise TypeError("model must be as mlp_vae or conv_vae made it; of one of your own, keep model.state_dict()")
+    _write_file(path, "trained model", {"architecture": model.architecture, "weights": weights})
+
+
+def load_vae(path: str | Path) -> VAE:
+    """The model that `save_vae` wrote, bit for bit, on the CPU. No code in the file is run.
+
+    Raises ValueError if the file is damaged or something else.
+    """
+    content = _read_file(path, "trained model")
+    with torch.device("meta"):  # neither memory nor random numbers for weights that the file replaces
+        model = _build(content["architecture"])
+    model.load_state_dict(content["weights"], assign=True)
+    return model
+
+
+def _build(architecture: dict) -> VAE:
+    settings = dict(architecture)
+    return {"mlp_vae": mlp_vae, "conv_vae": conv_vae}[settings.pop("kind")](**settings)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from http.client import HTTPException
 from itertools import pairwise
+from numbers import Integral, Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,6 +64,7 @@ IDX_NAMES = tuple(
     tuple(f"{name}-ubyte{end}" for name in (stem, stem.replace("-idx", ".idx")) for end in (".gz", ""))
     for stem in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
 )
+IDX_LIMIT = 1 << 30  # values, of a byte each; MNIST's largest file holds 47 million
 CSV_NAMES = (("mnist_train.csv",), ("mnist_test.csv",))  # the other form in which the split is found on Kaggle
 CSV_ROWS = {"mnist_train.csv": 60_000, "mnist_test.csv": 10_000}
 
@@ -113,6 +115,8 @@ def _parse_idx(stream) -> np.ndarray:
         raise ValueError(f"its header names {magic[3]} dimensions and holds {len(header) // 4} of them")
     shape = tuple(int(size) for size in np.frombuffer(header, dtype=">u4"))
     expected = math.prod(shape)
+    if expected > IDX_LIMIT:
+        raise ValueError(f"its header promises {expected:,} values, and no more than {IDX_LIMIT:,} are read here")
     values = bytearray()  # grows with what is there: a header may claim more than the memory of the machine
     while len(values) <= expected and (piece := stream.read(1 << 20)):
         values += piece
@@ -196,9 +200,11 @@ def _read_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
             rows = sum(1 for _ in lines) - 1
         if rows != CSV_ROWS[path.name]:
             raise ValueError(f"it should hold {CSV_ROWS[path.name]:,} rows below its header, and holds {rows:,}")
-        table = np.loadtxt(path, dtype=np.int16, delimiter=",", skiprows=1, comments=None, ndmin=2)
-        if table.min() < 0 or table.max() > 255:  # asked for uint8, NumPy 1.26 would take 300 for 44
-            raise ValueError(f"it should hold numbers from 0 to 255, and these run from {table.min()} to {table.max()}")
+        # As floats first: asked for uint8, NumPy 1.26 would take 300 for 44, and 1.5 for 1.
+        table = np.loadtxt(path, dtype=np.float32, delimiter=",", skiprows=1, comments=None, ndmin=2)
+        low, high = table.min(), table.max()
+        if not (low >= 0 and high <= 255 and (table == table.astype(np.uint8)).all()):
+            raise ValueError(f"it should hold whole numbers from 0 to 255, and these run from {low:g} to {high:g}")
         table = table.astype(np.uint8)
         return table[:, 1:].reshape(rows, IMAGE_SIDE, IMAGE_SIDE), table[:, 0]
     except ValueError as error:
@@ -239,22 +245,64 @@ def binarize(images: Tensor, *, generator: torch.Generator | None = None) -> Ten
     return torch.bernoulli(_check_images(images), generator=generator)
 
 
-def _check_images(images: Tensor) -> Tensor:
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        kind = f"a tensor of {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
-        raise TypeError(f"images must be a tensor of floating-point numbers, not {kind}")
+def _check_images(
+    images: Tensor, dtype: torch.dtype | None = None, device: torch.device | None = None, slack: float = 0.0
+) -> Tensor:
+    """The images themselves if they are such; `dtype` and `device` are the model's, where they matter."""
+    _check_floats("images", images, dtype, device)
     if images.ndim != 2 or images.shape[1] != IMAGE_DIM or len(images) == 0:
         raise ValueError(f"images must have shape (B, {IMAGE_DIM}) with B of 1 or more, not {tuple(images.shape)}")
-    low, high = (bound.item() for bound in torch.aminmax(images))
-    if not (low >= 0 and high <= 1):  # written so that NaN fails too
+    low, high = (bound.item() for bound in torch.aminmax(images.detach()))
+    if not (low >= -slack and high <= 1 + slack):  # written so that NaN fails too
         raise ValueError(f"images must hold values from 0 to 1, and these run from {low:g} to {high:g}")
     return images
 
 
-def _check_counts(**counts: int) -> None:
+def _check_codes(name: str, codes: Tensor, width: int | None = None) -> Tensor:
+    """Codes (N, L) that can be looked at and counted: finite, and one or more."""
+    _check_floats(name, codes)
+    if codes.ndim != 2 or codes.numel() == 0 or codes.shape[1] != (width or codes.shape[1]):
+        raise ValueError(f"{name} must have shape (N, {width or 'L'}) with N of 1 or more, not {tuple(codes.shape)}")
+    if not torch.isfinite(codes).all():
+        raise ValueError(f"{name} must be finite, and holds {(~torch.isfinite(codes)).sum()} values that are not")
+    return codes
+
+
+def _check_floats(
+    name: str, tensor: Tensor, dtype: torch.dtype | None = None, device: torch.device | None = None
+) -> None:
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        kind = f"a tensor of {tensor.dtype}" if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise TypeError(f"{name} must be a tensor of floating-point numbers, not {kind}")
+    if dtype not in (None, tensor.dtype):
+        raise TypeError(f"{name} must be of the model's {dtype}, not {tensor.dtype}: convert one with .to()")
+    if device not in (None, tensor.device):
+        raise ValueError(f"{name} must be on the model's device, {device}, not on {tensor.device}: move one with .to()")
+
+
+def _check_labels(labels: Tensor, count: int) -> None:
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
+        kind = f"a tensor of {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"labels must be a tensor of whole numbers, not {kind}")
+    if labels.shape != (count,) or labels.min() < 0 or labels.max() > 9:
+        found = f"{tuple(labels.shape)}" + (f" from {labels.min()} to {labels.max()}" if labels.numel() else "")
+        raise ValueError(f"labels must have shape ({count},), one for each code, and lie from 0 to 9, not {found}")
+
+
+def _check_counts(least: int = 1, **counts: int) -> None:
     for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} must be 1 or more, not {count}")
+        if not isinstance(count, Integral) or isinstance(count, bool):
+            raise TypeError(f"{name} must be a whole number, not {count!r}")
+        if count < least:
+            raise ValueError(f"{name} must be {least} or more, not {count}")
+
+
+def _check_numbers(**numbers: float) -> None:
+    for name, number in numbers.items():
+        if not isinstance(number, Real) or isinstance(number, bool):
+            raise TypeError(f"{name} must be a number, not {number!r}")
+        if not 0 <= number < math.inf:
+            raise ValueError(f"{name} must be 0 or more and finite, not {number}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -273,6 +321,10 @@ def bounded_logvar(raw: Tensor) -> Tensor:
 
 def _hidden_layers(widths: Sequence[int]) -> nn.Sequential:
     """A linear layer and a SiLU, x * sigmoid(x), for each step from one width to the next."""
+    if len(widths) < 2:
+        raise ValueError("hidden_dims must name the width of one layer or more, and it is empty")
+    for width in widths:
+        _check_counts(**{"latent_dim and every width in hidden_dims": width})
     layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.SiLU())]
     return nn.Sequential(*layers)
 
@@ -312,6 +364,9 @@ class VAE(nn.Module):
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, architecture: dict | None = None):
         super().__init__()
+        for name, module in (("encoder", encoder), ("decoder", decoder)):
+            if not isinstance(module, nn.Module):
+                raise TypeError(f"{name} must be a torch.nn.Module, not {module!r}")
         self.encoder = encoder
         self.decoder = decoder
         self.architecture = architecture  # how `load_vae` makes it again; None if it cannot
@@ -322,11 +377,16 @@ class VAE(nn.Module):
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of q(z|x): images (B, 784) -> two tensors (B, L)."""
-        mu, logvar = self.encoder(x)
+        weight = next(self.parameters(), x)
+        mu, logvar = self.encoder(_check_images(x, weight.dtype, weight.device))
         return mu.to(x.dtype), logvar.to(x.dtype)
 
     def decode(self, z: Tensor) -> Tensor:
         """Logits of p(x|z): codes (..., L) -> (..., 784). Their sigmoid is the picture."""
+        weight = next(self.parameters(), z)
+        _check_floats("codes", z, weight.dtype, weight.device)
+        if z.ndim == 0 or z.shape[-1] != self.latent_dim:
+            raise ValueError(f"codes must have shape (..., {self.latent_dim}), not {tuple(z.shape)}")
         return self.decoder(z).to(z.dtype)
 
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -335,6 +395,7 @@ class VAE(nn.Module):
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n new images: z from the prior, decoded to pixel probabilities (n, 784)."""
+        _check_counts(n=n)
         weight = next(self.parameters())
         z = torch.randn(n, self.latent_dim, generator=generator, device=weight.device, dtype=weight.dtype)
         return torch.sigmoid(self.decode(z))
@@ -342,8 +403,25 @@ class VAE(nn.Module):
 
 def mlp_vae(latent_dim: int = 2, hidden_dims: Sequence[int] = (256, 256, 256)) -> VAE:
     """The model of the walk-through: fully connected, one width a layer, in the decoder in reverse order."""
-    architecture = {"kind": "mlp_vae", "latent_dim": latent_dim, "hidden_dims": list(hidden_dims)}
-    return VAE(Encoder(latent_dim, hidden_dims), Decoder(latent_dim, hidden_dims), architecture)
+    _check_counts(latent_dim=latent_dim)
+    if not isinstance(hidden_dims, Sequence) or isinstance(hidden_dims, str):
+        raise TypeError(f"hidden_dims must be a sequence of widths, such as (256, 256), not {hidden_dims!r}")
+    encoder, decoder = Encoder(latent_dim, hidden_dims), Decoder(latent_dim, hidden_dims)
+    architecture = {
+        "kind": "mlp_vae",
+        "latent_dim": int(latent_dim),
+        "hidden_dims": [int(width) for width in hidden_dims],
+    }
+    return VAE(encoder, decoder, architecture)
+
+
+def _check_model(model: VAE) -> Tensor:
+    """Its first weight, whose dtype and device are the model's."""
+    if not isinstance(model, VAE):
+        raise TypeError(f"model must be a VAE, not {type(model).__name__}")
+    if (weight := next(model.parameters(), None)) is None:
+        raise ValueError("model must have weights, and it has none")
+    return weight
 
 
 def _convolutions(channels: int, depth: int) -> list[nn.Module]:
@@ -356,6 +434,7 @@ class ConvEncoder(nn.Module):
 
     def __init__(self, latent_dim: int, channels: int, hidden_dim: int, depth: int):
         super().__init__()
+        _check_counts(latent_dim=latent_dim, channels=channels, hidden_dim=hidden_dim, depth=depth)
         self.latent_dim = latent_dim
         self.patches = nn.Conv2d(1, channels, kernel_size=PATCH_SIDE, stride=PATCH_SIDE)
         self.convolutions = nn.Sequential(*_convolutions(channels, depth), nn.SiLU(), nn.Flatten())
@@ -374,6 +453,7 @@ class ConvDecoder(nn.Module):
 
     def __init__(self, latent_dim: int, channels: int, hidden_dim: int, depth: int):
         super().__init__()
+        _check_counts(latent_dim=latent_dim, channels=channels, hidden_dim=hidden_dim, depth=depth)
         self.hidden = nn.Sequential(nn.Linear(latent_dim, hidden_dim), nn.SiLU())
         self.grid = nn.Sequential(
             nn.Linear(hidden_dim, channels * GRID_SIDE**2), nn.Unflatten(1, (channels, GRID_SIDE, GRID_SIDE))
@@ -393,9 +473,11 @@ def conv_vae(latent_dim: int = 32, *, channels: int = 32, hidden_dim: int = 256,
     It sees 4 x 4 patches: a grid of 7 x 7 is small enough for a CPU and large enough for the shapes of strokes.
     `depth` is the number of 3 x 3 convolutions in the decoder; the encoder, whose task is easier, has half as many.
     """
-    encoder = ConvEncoder(latent_dim, channels, hidden_dim, (depth + 1) // 2)
     settings = {"latent_dim": latent_dim, "channels": channels, "hidden_dim": hidden_dim, "depth": depth}
-    return VAE(encoder, ConvDecoder(latent_dim, channels, hidden_dim, depth), {"kind": "conv_vae", **settings})
+    _check_counts(**settings)
+    encoder = ConvEncoder(latent_dim, channels, hidden_dim, (depth + 1) // 2)
+    architecture = {"kind": "conv_vae", **{name: int(value) for name, value in settings.items()}}
+    return VAE(encoder, ConvDecoder(latent_dim, channels, hidden_dim, depth), architecture)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -428,6 +510,9 @@ def log_bernoulli(x: Tensor, logits: Tensor) -> Tensor:
 
 def log_normal(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
     """log N(z; mu, diag exp logvar), with all its constants: (..., L) -> (...)."""
+    if not z.shape[-1:] == mu.shape[-1:] == logvar.shape[-1:]:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (z, mu, logvar))
+        raise ValueError(f"z, mu and logvar must agree in their last dimension, and have the shapes {shapes}")
     return -0.5 * (math.log(2 * math.pi) + logvar + (z - mu) ** 2 * torch.exp(-logvar)).sum(-1)
 
 
@@ -522,10 +607,15 @@ def fit(
     Whatever stops it, Ctrl-C too, leaves a model that can be used, and carries the finished rows: `error.history`.
     """
     _check_counts(epochs=epochs, batch_size=batch_size, num_samples=num_samples)
+    _check_counts(0, seed=seed)
+    _check_numbers(learning_rate=learning_rate, beta=beta)
     if beta != 1 and num_samples > 1:
         raise ValueError(f"beta weighs the KL of the ELBO: with num_samples={num_samples} it must be 1, not {beta}")
-    device = next(model.parameters()).device
-    images = _check_images(images).to(device)
+    weight = _check_model(model)
+    device = weight.device
+    for given in (images,) if valid_images is None else (images, valid_images):
+        _check_images(given, weight.dtype)
+    images = images.to(device)
     generator = torch.Generator(device).manual_seed(seed)
     # The fused kernel does the same arithmetic in one pass over the weights; not every device has it. Within a few
     # thousand steps, the usual memory of 1,000 steps for the squared gradients is too long: 100 reach a higher ELBO.
@@ -716,6 +806,7 @@ def save_vae(model: VAE, path: str | Path) -> None:
 
     Raises OSError if it cannot be written; then a file that was there before is still there.
     """
+    _check_model(model)
     with torch.device("meta"):  # shapes alone
         expected = _build(model.architecture).state_dict() if model.architecture else {}
     weights = model.state_dict()
@@ -761,9 +852,10 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 def encode_dataset(model: VAE, images: Tensor, *, batch_size: int = 1000) -> tuple[Tensor, Tensor]:
     """mu and logvar of q(z|x) for every image: (N, 784) -> two tensors (N, L), on the model's device."""
-    device = next(model.parameters()).device
+    weight = _check_model(model)
+    _check_counts(batch_size=batch_size)
     with _evaluating(model):
-        parts = [model.encode(x.to(device)) for x in _check_images(images).split(batch_size)]
+        parts = [model.encode(x.to(weight.device)) for x in _check_images(images, weight.dtype).split(batch_size)]
     mu, logvar = zip(*parts, strict=True)
     return torch.cat(mu), torch.cat(logvar)
 
@@ -773,6 +865,7 @@ def evaluate(model: VAE, images: Tensor, *, batch_size: int = 1000, seed: int = 
 
     All the noise is drawn at once, so the result does not depend on batch_size. The model's mode is left as it was.
     """
+    _check_counts(0, seed=seed)
     mu, logvar = encode_dataset(model, images, batch_size=batch_size)
     generator = torch.Generator(mu.device).manual_seed(seed)
     z = reparameterize(mu, logvar, generator=generator)
@@ -793,6 +886,7 @@ def estimate_log_likelihood(
     The sum is kept in float64 on the CPU, since thousands of additions in float32 would leave their mark.
     """
     _check_counts(num_samples=num_samples)
+    _check_counts(0, seed=seed)
     mu, logvar = encode_dataset(model, images, batch_size=batch_size)
     generator = torch.Generator(mu.device).manual_seed(seed)
     log_sum = torch.full((len(images),), -math.inf, dtype=torch.float64)
@@ -810,6 +904,9 @@ def active_units(mu: Tensor, threshold: float = 0.01) -> Tensor:
 
     (N, L) -> bool (L,). A unit that ignores its image sends every mean to the same place ([3], section 5.2).
     """
+    _check_numbers(threshold=threshold)
+    if len(_check_codes("mu", mu)) < 2:
+        raise ValueError("mu must hold the codes of 2 images or more, since one alone does not vary, and it holds 1")
     return mu.var(dim=0) > threshold
 
 

@@ -616,7 +616,7 @@ def fit(
     for given in (images,) if valid_images is None else (images, valid_images):
         _check_images(given, weight.dtype)
     images = images.to(device)
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(int(seed))
     # The fused kernel does the same arithmetic in one pass over the weights; not every device has it. Within a few
     # thousand steps, the usual memory of 1,000 steps for the squared gradients is too long: 100 reach a higher ELBO.
     fused = device.type in ("cpu", "cuda")
@@ -867,7 +867,7 @@ def evaluate(model: VAE, images: Tensor, *, batch_size: int = 1000, seed: int = 
     """
     _check_counts(0, seed=seed)
     mu, logvar = encode_dataset(model, images, batch_size=batch_size)
-    generator = torch.Generator(mu.device).manual_seed(seed)
+    generator = torch.Generator(mu.device).manual_seed(int(seed))
     z = reparameterize(mu, logvar, generator=generator)
     with _evaluating(model):
         parts = zip(images.split(batch_size), z.split(batch_size), strict=True)
@@ -888,7 +888,7 @@ def estimate_log_likelihood(
     _check_counts(num_samples=num_samples)
     _check_counts(0, seed=seed)
     mu, logvar = encode_dataset(model, images, batch_size=batch_size)
-    generator = torch.Generator(mu.device).manual_seed(seed)
+    generator = torch.Generator(mu.device).manual_seed(int(seed))
     log_sum = torch.full((len(images),), -math.inf, dtype=torch.float64)
     with _evaluating(model):
         for _ in tqdm(range(num_samples), unit="sample", disable=not progress):
@@ -937,7 +937,9 @@ def _tile(images: Tensor, columns: int) -> np.ndarray:
 
 def plot_images(images: Tensor, *, columns: int | None = None, ax: Axes | None = None) -> Axes:
     """Images (n, 784) side by side, dark ink on white, `columns` in a row (all in one row if not given)."""
-    columns = columns or len(images)
+    _check_images(images, slack=1e-6)  # a blend of two pictures may miss 1 by a rounding
+    columns = len(images) if columns is None else columns
+    _check_counts(columns=columns)
     picture = _tile(images, columns)
     ax = _axes(ax, (0.7 * columns, 0.7 * picture.shape[0] / (IMAGE_SIDE + 2)))
     ax.imshow(picture, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
@@ -947,6 +949,10 @@ def plot_images(images: Tensor, *, columns: int | None = None, ax: Axes | None =
 
 def plot_reconstructions(images: Tensor, reconstructions: Tensor, *, ax: Axes | None = None) -> Axes:
     """Originals (n, 784) over their reconstructions (n, 784)."""
+    if _check_images(images).shape != _check_images(reconstructions).shape:
+        raise ValueError(
+            f"there must be as many reconstructions as images, not {len(reconstructions)} of {len(images)}"
+        )
     ax = plot_images(torch.cat([images.cpu(), reconstructions.cpu()]), columns=len(images), ax=ax)
     ax.set_axis_on()
     ax.set_xticks([])
@@ -958,6 +964,8 @@ def plot_reconstructions(images: Tensor, reconstructions: Tensor, *, ax: Axes | 
 
 def plot_history(history: Sequence[dict], key: str = "elbo", *, ax: Axes | None = None) -> Axes:
     """One quantity of `fit`'s history against the epoch, on training and, where there are any, on held-out images."""
+    if not history or not all(key in row for row in history):
+        raise ValueError(f"history must be the rows that fit returns, each with {key!r}, not {list(history)[:1]}")
     ax = _axes(ax, (5, 3.5))
     epochs = [row["epoch"] for row in history]
     ax.plot(epochs, [row[key] for row in history], color="#0072B2", marker=".", label="training images, while learning")
@@ -982,8 +990,7 @@ def _spread(points: np.ndarray, distance: float) -> np.ndarray:
 
 def plot_latent_space(mu: Tensor, labels: Tensor, *, ax: Axes | None = None) -> Axes:
     """Mean codes (N, 2), coloured by digit, and the circles that hold 50, 90 and 99 % of the prior."""
-    if mu.shape[1] != 2:
-        raise ValueError(f"a map of the latent space needs codes of shape (N, 2), not {tuple(mu.shape)}")
+    _check_labels(labels, len(_check_codes("mu", mu, 2)))
     ax = _axes(ax, (7, 7))
     mu, labels = mu.detach().cpu().numpy(), labels.cpu().numpy()
     colors = np.array(DIGIT_COLORS)[labels]
@@ -1006,6 +1013,8 @@ def plot_manifold(model: VAE, *, n: int = 20, ax: Axes | None = None) -> Axes:
 
     Row and column i lie at the inverse normal CDF of (i + 1/2) / n: each picture has an equal share of the prior.
     """
+    _check_model(model)
+    _check_counts(n=n)
     if model.latent_dim != 2:
         raise ValueError(f"the manifold is drawn for 2 latent dimensions, and this model has {model.latent_dim}")
     device = next(model.parameters()).device
@@ -1031,6 +1040,10 @@ def show_source(obj) -> None:
 
 def show_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Display rows of cells under a header: a Markdown table where that is understood, aligned text elsewhere."""
+    if any(len(row) != len(header) for row in rows):
+        raise ValueError(
+            f"every row must have {len(header)} cells, as the header has, not {[len(row) for row in rows]}"
+        )
     cells = [[str(cell) for cell in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in cells]

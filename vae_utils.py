@@ -609,6 +609,7 @@ def fit(
     _check_counts(epochs=epochs, batch_size=batch_size, num_samples=num_samples)
     _check_counts(0, seed=seed)
     _check_numbers(learning_rate=learning_rate, beta=beta)
+    learning_rate = float(learning_rate)  # one of NumPy's would not come back from a checkpoint
     if beta != 1 and num_samples > 1:
         raise ValueError(f"beta weighs the KL of the ELBO: with num_samples={num_samples} it must be 1, not {beta}")
     weight = _check_model(model)
@@ -626,7 +627,7 @@ def fit(
     run = {"step": 0, "history": []}  # where the run stands between two batches; `_batches` adds its order and totals
     if checkpoint is not None:
         settings = {"epochs": int(epochs), "batch_size": int(batch_size), "num_samples": int(num_samples)}
-        settings |= {"learning_rate": float(learning_rate), "beta": float(beta), "seed": int(seed)}
+        settings |= {"learning_rate": learning_rate, "beta": float(beta), "seed": int(seed)}
         settings |= {"binarized": bool(binarized), "bfloat16": bool(bfloat16)}
         settings |= _fingerprints(model, images=images, valid_images=valid_images)
         save = partial(_save_checkpoint, checkpoint, settings, model, optimizer, generator, run)

@@ -606,83 +606,80 @@ def fit(
     if the checkpoint is damaged or belongs to another call, and leaves it as it is; OSError if it cannot be written.
     Whatever stops it, Ctrl-C too, leaves a model that can be used, and carries the finished rows: `error.history`.
     """
-    _check_counts(epochs=epochs, batch_size=batch_size, num_samples=num_samples)
-    _check_counts(0, seed=seed)
-    _check_numbers(learning_rate=learning_rate, beta=beta)
-    learning_rate = float(learning_rate)  # one of NumPy's would not come back from a checkpoint
-    if beta != 1 and num_samples > 1:
-        raise ValueError(f"beta weighs the KL of the ELBO: with num_samples={num_samples} it must be 1, not {beta}")
+    settings = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "beta": beta, "seed": seed}
+    settings |= {"num_samples": num_samples, "binarized": bool(binarized), "bfloat16": bool(bfloat16)}
+    settings = _check_settings(settings)
     weight = _check_model(model)
-    device = weight.device
     for given in (images,) if valid_images is None else (images, valid_images):
         _check_images(given, weight.dtype)
-    images = images.to(device)
-    generator = torch.Generator(device).manual_seed(int(seed))
+    generator = torch.Generator(weight.device).manual_seed(settings["seed"])
     # The fused kernel does the same arithmetic in one pass over the weights; not every device has it. Within a few
     # thousand steps, the usual memory of 1,000 steps for the squared gradients is too long: 100 reach a higher ELBO.
-    fused = device.type in ("cpu", "cuda")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.99), fused=fused)
-    objective = partial(elbo, beta=beta) if num_samples == 1 else partial(iwae, num_samples=num_samples)
-    batches = math.ceil(len(images) / batch_size)
+    fused = weight.device.type in ("cpu", "cuda")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings["learning_rate"], betas=(0.9, 0.99), fused=fused)
     run = {"step": 0, "history": []}  # where the run stands between two batches; `_batches` adds its order and totals
+    keep = None
     if checkpoint is not None:
-        settings = {"epochs": int(epochs), "batch_size": int(batch_size), "num_samples": int(num_samples)}
-        settings |= {"learning_rate": learning_rate, "beta": float(beta), "seed": int(seed)}
-        settings |= {"binarized": bool(binarized), "bfloat16": bool(bfloat16)}
-        settings |= _fingerprints(model, images=images, valid_images=valid_images)
-        save = partial(_save_checkpoint, checkpoint, settings, model, optimizer, generator, run)
-        if not _load_checkpoint(checkpoint, settings, model, optimizer, generator, run):
-            save()  # before any work: it shows a place that cannot be written, and keeps the weights of the start
-    saved = time.monotonic()
+        marks = _fingerprints(model, images=images, valid_images=valid_images)
+        keep = _open_checkpoint(checkpoint, settings | marks, model, optimizer, generator, run)
+    try:
+        _climb(model, images.to(weight.device), valid_images, settings, optimizer, generator, run, keep, progress)
+    except (KeyboardInterrupt, OSError, FloatingPointError) as stop:
+        stop.history = run["history"]
+        raise
+    return run["history"]
+
+
+def _check_settings(settings: dict) -> dict:
+    """The settings of `fit` as Python's own numbers: NumPy's would not come back from a checkpoint."""
+    whole, real = ("epochs", "batch_size", "num_samples"), ("learning_rate", "beta")
+    _check_counts(**{name: settings[name] for name in whole})
+    _check_counts(0, seed=settings["seed"])
+    _check_numbers(**{name: settings[name] for name in real})
+    if settings["beta"] != 1 and settings["num_samples"] > 1:
+        samples = f"num_samples={settings['num_samples']}"
+        raise ValueError(f"beta weighs the KL of the ELBO: with {samples} it must be 1, not {settings['beta']}")
+    numbers = {name: int(settings[name]) for name in (*whole, "seed")} | {name: float(settings[name]) for name in real}
+    return settings | numbers
+
+
+def _climb(model, images, valid_images, settings, optimizer, generator, run, keep, progress) -> None:
+    """Train from where the run stands to its end, and bring `run` up to date after every batch."""
+    epochs, batches = settings["epochs"], math.ceil(len(images) / settings["batch_size"])
     model.train()
-    with (
-        _keeping(run["history"]),
-        tqdm(total=epochs * batches, initial=run["step"], unit="batch", disable=not progress) as bar,
-    ):
-        for epoch, number, x in _batches(images, epochs, batch_size, binarized, generator, run):
-            optimizer.param_groups[0]["lr"] = learning_rate * _warmup_cosine(run["step"], epochs * batches)
+    with tqdm(total=epochs * batches, initial=run["step"], unit="batch", disable=not progress) as bar:
+        for epoch, number, x in _batches(images, settings, generator, run):
+            rate = settings["learning_rate"] * _warmup_cosine(run["step"], epochs * batches)
             try:
-                run["totals"] += _training_step(model, x, optimizer, objective, generator, bfloat16)
+                run["totals"] += _training_step(model, x, settings, rate, optimizer, generator)
             except FloatingPointError as error:
                 raise FloatingPointError(f"{error} in epoch {epoch}, batch {number} of {batches}. {_ADVICE}") from None
             run["step"] += 1
             bar.update()
             if number % 50 == 0 or number == batches:
-                running = (run["totals"][0] - run["totals"][1]).item() / min(number * batch_size, len(images))
+                seen = min(number * settings["batch_size"], len(images))
+                running = (run["totals"][0] - run["totals"][1]).item() / seen
                 bar.set_postfix_str(f"epoch {epoch}/{epochs}, ELBO {running:.2f}", refresh=False)
             if number == batches:
-                run["history"].append(_history_row(epoch, run["totals"] / len(images), model, valid_images, seed))
-            if checkpoint is not None and (number == batches or time.monotonic() - saved > CHECKPOINT_SECONDS):
-                save()
-                saved = time.monotonic()
-    return run["history"]
-
-
-CHECKPOINT_SECONDS = 60  # within a long epoch; there is one at the end of every epoch as well
-
-
-@contextmanager
-def _keeping(history: list[dict]) -> Iterator[None]:
-    """Hand the rows of the finished epochs to whoever catches what stops a run."""
-    try:
-        yield
-    except (KeyboardInterrupt, OSError, FloatingPointError) as stop:
-        stop.history = history
-        raise
+                means = run["totals"] / len(images)
+                run["history"].append(_history_row(epoch, means, model, valid_images, settings["seed"]))
+            if keep is not None:
+                keep(number == batches)
 
 
 def _batches(
-    images: Tensor, epochs: int, batch_size: int, binarized: bool, generator: torch.Generator, run: dict
+    images: Tensor, settings: dict, generator: torch.Generator, run: dict
 ) -> Iterator[tuple[int, int, Tensor]]:
     """The batches that a run has before it, each with its epoch and its number in it, both counted from 1."""
+    batch_size = settings["batch_size"]
     batches = math.ceil(len(images) / batch_size)
-    for step in range(run["step"], epochs * batches):
+    for step in range(run["step"], settings["epochs"] * batches):
         epoch, number = divmod(step, batches)
         if number == 0:
             run["order"] = torch.randperm(len(images), generator=generator, device=images.device)
             run["totals"] = torch.zeros(2, device=images.device)  # log likelihood and KL, over the images seen so far
         x = images[run["order"][number * batch_size : (number + 1) * batch_size]]
-        yield epoch + 1, number + 1, torch.bernoulli(x, generator=generator) if binarized else x
+        yield epoch + 1, number + 1, torch.bernoulli(x, generator=generator) if settings["binarized"] else x
 
 
 def _history_row(epoch: int, means: Tensor, model: VAE, valid_images: Tensor | None, seed: int) -> dict:
@@ -697,21 +694,21 @@ _ADVICE = "The weights are those from before this batch; a smaller learning_rate
 
 
 def _training_step(
-    model: VAE,
-    x: Tensor,
-    optimizer: torch.optim.Optimizer,
-    objective: Callable[..., Elbo],
-    generator: torch.Generator,
-    bfloat16: bool,
+    model: VAE, x: Tensor, settings: dict, rate: float, optimizer: torch.optim.Optimizer, generator: torch.Generator
 ) -> Tensor:
     """One step up the objective of a batch; returns its log likelihood and KL, summed over the images."""
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
-        bound = objective(model, x, generator=generator)
+    beta, num_samples = settings["beta"], settings["num_samples"]
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=settings["bfloat16"]):
+        if num_samples == 1:
+            bound = elbo(model, x, beta=beta, generator=generator)
+        else:
+            bound = iwae(model, x, num_samples, generator=generator)
     loss = -bound.value.mean()
     if not torch.isfinite(loss):
         raise FloatingPointError(f"the loss is {loss.item()}")
     optimizer.zero_grad()
     loss.backward()
+    optimizer.param_groups[0]["lr"] = rate
     optimizer.step()
     return torch.stack([bound.log_likelihood.detach().sum(), bound.kl.detach().sum()])
 
@@ -735,6 +732,25 @@ def _fingerprints(model: VAE, **images: Tensor | None) -> dict[str, str]:
             checksum = zlib.crc32(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
             marks[name] = f"{tensor.dtype} {tuple(tensor.shape)}, checksum {checksum:08x}"
     return marks | {name: f"{value.dtype} {tuple(value.shape)}" for name, value in model.state_dict().items()}
+
+
+CHECKPOINT_SECONDS = 60  # within a long epoch; there is one at the end of every epoch as well
+
+
+def _open_checkpoint(path, settings, model, optimizer, generator, run) -> Callable[[bool], None]:
+    """Go on from `path` if there is such a file. Returns what keeps it up to date, to be called after every batch."""
+    save = partial(_save_checkpoint, path, settings, model, optimizer, generator, run)
+    if not _load_checkpoint(path, settings, model, optimizer, generator, run):
+        save()  # before any work: it shows a place that cannot be written, and keeps the weights of the start
+    saved = time.monotonic()
+
+    def keep(epoch_is_over: bool) -> None:
+        nonlocal saved
+        if epoch_is_over or time.monotonic() - saved > CHECKPOINT_SECONDS:
+            save()
+            saved = time.monotonic()
+
+    return keep
 
 
 def _save_checkpoint(path, settings, model, optimizer, generator, run) -> None:

@@ -18,15 +18,20 @@ References
 """
 
 import gzip
+import hashlib
 import inspect
+import io
 import math
+import os
 import textwrap
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.client import HTTPException
 from itertools import pairwise
+from numbers import Integral, Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,6 +58,16 @@ GRID_SIDE = IMAGE_SIDE // PATCH_SIDE  # conv_vae sees a grid of 7 x 7 patches
 # ---------------------------------------------------------------------------------------------------------------------
 
 VARIANTS = ("MNIST", "FashionMNIST", "KMNIST")  # torchvision's datasets that share MNIST's files and split
+KAGGLE_INPUT = Path("/kaggle/input")  # read-only; how deep in it a dataset lies differs from kernel to kernel
+
+# The four files, and the names that each goes by: .gz or plain, with a hyphen or, as some unpack them, a dot.
+IDX_NAMES = tuple(
+    tuple(f"{name}-ubyte{end}" for name in (stem, stem.replace("-idx", ".idx")) for end in (".gz", ""))
+    for stem in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+)
+IDX_LIMIT = 1 << 30  # values, of a byte each; MNIST's largest file holds 47 million
+CSV_NAMES = (("mnist_train.csv",), ("mnist_test.csv",))  # the other form in which the split is found on Kaggle
+CSV_ROWS = {"mnist_train.csv": 60_000, "mnist_test.csv": 10_000}
 
 
 class Mnist(NamedTuple):
@@ -62,6 +77,13 @@ class Mnist(NamedTuple):
     train_labels: Tensor
     test_images: Tensor
     test_labels: Tensor
+
+
+def class_names(variant: str = "MNIST") -> tuple[str, ...]:
+    """What the labels 0 to 9 stand for: the digits themselves, kinds of clothing, or the sounds of the characters."""
+    if variant not in VARIANTS:
+        raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, not {variant!r}")
+    return tuple("0123456789") if variant == "MNIST" else tuple(getattr(datasets, variant).classes)
 
 
 def read_idx(path: str | Path) -> np.ndarray:
@@ -94,6 +116,8 @@ def _parse_idx(stream) -> np.ndarray:
         raise ValueError(f"its header names {magic[3]} dimensions and holds {len(header) // 4} of them")
     shape = tuple(int(size) for size in np.frombuffer(header, dtype=">u4"))
     expected = math.prod(shape)
+    if expected > IDX_LIMIT:
+        raise ValueError(f"its header promises {expected:,} values, and no more than {IDX_LIMIT:,} are read here")
     values = bytearray()  # grows with what is there: a header may claim more than the memory of the machine
     while len(values) <= expected and (piece := stream.read(1 << 20)):
         values += piece
@@ -106,27 +130,21 @@ def _parse_idx(stream) -> np.ndarray:
 def load_mnist(root: str | Path = "data", *, variant: str = "MNIST", download: bool = True) -> Mnist:
     """Load the 60,000 training and 10,000 test images of `variant` (MNIST, FashionMNIST or KMNIST) into memory.
 
-    The four IDX files, plain or .gz, are looked for in root/variant/raw (torchvision's layout) and in root itself,
-    and read without writing anything. Only if one is missing, and `download` is true, torchvision fetches them.
+    The four IDX files, plain or .gz, are looked for in root/variant/raw (torchvision's layout), in root itself, and
+    on Kaggle anywhere below /kaggle/input, where mnist_train.csv and mnist_test.csv serve as well; there a path that
+    names another variant is passed over. All are read without writing anything. Only if something is missing, and
+    `download` is true, torchvision fetches it into root.
     Raises FileNotFoundError if they are neither there nor to be had, ValueError if one is damaged.
     """
     if variant not in VARIANTS:
         raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, not {variant!r}")
-    paths = _find_idx_files(root, variant)
-    if None in paths and download:
-        try:
-            getattr(datasets, variant)(root, download=True)
-        except (OSError, RuntimeError, HTTPException) as error:  # no network, no right to write, a full disk
-            raise FileNotFoundError(_missing_message(root, variant, f"the download failed ({error})")) from error
-        paths = _find_idx_files(root, variant)
-    if None in paths:
-        raise FileNotFoundError(_missing_message(root, variant, "download=True would fetch them"))
-    arrays = [read_idx(path) for path in paths]
-    for images, labels, image_path, label_path in (arrays[:2] + paths[:2], arrays[2:] + paths[2:]):
+    paths = _find_in_root(root, variant) or _find_on_kaggle(variant) or _download(root, variant, download)
+    arrays = [array for path in paths for array in _read_arrays(path)]
+    for images, labels in (arrays[:2], arrays[2:]):
         if images.shape != (len(labels), IMAGE_SIDE, IMAGE_SIDE) or labels.shape != (len(images),) or labels.max() > 9:
             raise ValueError(
-                f"{image_path} {images.shape} and {label_path} {labels.shape} do not belong together: "
-                f"wanted (N, {IMAGE_SIDE}, {IMAGE_SIDE}) images and (N,) labels from 0 to 9"
+                f"{', '.join(map(str, paths))} do not belong together: wanted (N, {IMAGE_SIDE}, {IMAGE_SIDE}) images "
+                f"and (N,) labels from 0 to 9, and found {images.shape} and {labels.shape} up to {labels.max()}"
             )
     tensors = [torch.from_numpy(array) for array in arrays]
     scaled = [t.flatten(1).float().div_(255) if t.ndim == 3 else t.long() for t in tensors]
@@ -137,28 +155,90 @@ def _folders(root: str | Path, variant: str) -> list[Path]:
     return [Path(root) / variant / "raw", Path(root)]
 
 
-def _find_idx_files(root: str | Path, variant: str) -> list[Path | None]:
-    """Paths of training images, training labels, test images and test labels; None for each one that is missing."""
+def _find_in_root(root: str | Path, variant: str) -> list[Path] | None:
+    """Paths of training images, training labels, test images and test labels; None if one of them is missing."""
     found = []
-    for stem, kind in (
-        ("train", "images-idx3"),
-        ("train", "labels-idx1"),
-        ("t10k", "images-idx3"),
-        ("t10k", "labels-idx1"),
-    ):
-        names = [f"{stem}-{k}-ubyte{end}" for k in (kind, kind.replace("-", ".")) for end in (".gz", "")]
+    for names in IDX_NAMES:
         candidates = [folder / name for folder in _folders(root, variant) for name in names]
         found.append(next((path for path in candidates if path.is_file()), None))
-    return found
+    return None if None in found else found
+
+
+def _find_on_kaggle(variant: str) -> list[Path] | None:
+    """The four IDX files, or the two CSV files, that lie closest together below /kaggle/input; None if there are none.
+
+    Every variant has the same file names, so the rest of the path has to tell which one it is.
+    """
+    known = {name for names in IDX_NAMES + CSV_NAMES for name in names}
+    named = [path for path in KAGGLE_INPUT.rglob("*") if path.name in known and path.is_file()]
+    files = sorted(path for path in named if _variant_of(path) == variant)
+    folders = {folder for path in files for folder in path.parents}
+    for kinds in (IDX_NAMES, CSV_NAMES):
+        for folder in sorted(folders, key=lambda folder: (-len(folder.parts), folder)):  # the deepest first
+            below = [path for path in files if path.is_relative_to(folder)]
+            found = [next((path for path in below if path.name in names), None) for names in kinds]
+            if None not in found:
+                return found
+    return None
+
+
+def _variant_of(path: Path) -> str:
+    """The variant that a path below /kaggle/input speaks of; MNIST if it names no other."""
+    words = str(path.relative_to(KAGGLE_INPUT)).lower()
+    marks = {"fashion": "FashionMNIST", "kmnist": "KMNIST", "kuzushiji": "KMNIST"}
+    return next((variant for mark, variant in marks.items() if mark in words), "MNIST")
+
+
+def _read_arrays(path: Path) -> list[np.ndarray]:
+    """What one file holds: an array of images or of labels if it is an IDX file, both if it is a CSV file."""
+    return list(_read_csv(path)) if path.suffix == ".csv" else [read_idx(path)]
+
+
+def _read_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, 28, 28) and labels (N,) of a CSV file: a header, then one image a row, its label first."""
+    try:
+        with path.open("rb") as lines:
+            rows = sum(1 for _ in lines) - 1
+        if rows != CSV_ROWS[path.name]:
+            raise ValueError(f"it should hold {CSV_ROWS[path.name]:,} rows below its header, and holds {rows:,}")
+        # As floats first: asked for uint8, NumPy 1.26 would take 300 for 44, and 1.5 for 1.
+        table = np.loadtxt(path, dtype=np.float32, delimiter=",", skiprows=1, comments=None, ndmin=2)
+        low, high = table.min(), table.max()
+        if not (low >= 0 and high <= 255 and (table == table.astype(np.uint8)).all()):
+            raise ValueError(f"it should hold whole numbers from 0 to 255, and these run from {low:g} to {high:g}")
+        table = table.astype(np.uint8)
+        return table[:, 1:].reshape(rows, IMAGE_SIDE, IMAGE_SIDE), table[:, 0]
+    except ValueError as error:
+        raise ValueError(f"{path} is not a sound CSV file of MNIST: {error}") from error
+
+
+def _download(root: str | Path, variant: str, allowed: bool) -> list[Path]:
+    if not allowed:
+        raise FileNotFoundError(_missing_message(root, variant, "download=True would fetch them"))
+    try:
+        getattr(datasets, variant)(root, download=True)
+    except (OSError, RuntimeError, HTTPException) as error:  # no network, no right to write, a full disk
+        raise FileNotFoundError(_missing_message(root, variant, f"the download failed ({error})")) from error
+    if (paths := _find_in_root(root, variant)) is None:
+        raise FileNotFoundError(_missing_message(root, variant, "the download did not bring them"))
+    return paths
 
 
 def _missing_message(root: str | Path, variant: str, remedy: str) -> str:
-    places = " and ".join(str(folder.absolute()) for folder in _folders(root, variant))
-    return (
+    places = ", ".join(str(folder.absolute()) for folder in _folders(root, variant))
+    message = (
         f"No {variant} here: looked in {places} for train-images-idx3-ubyte, train-labels-idx1-ubyte, "
         f"t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, plain or .gz; {remedy}. "
         f"Put the four files there, pass the folder that holds them as root, or turn the network on."
     )
+    if KAGGLE_INPUT.is_dir():
+        message += f" Below {KAGGLE_INPUT} there is no complete {variant} either: add a dataset that holds it."
+    if any("digit-recognizer" in str(path) for path in KAGGLE_INPUT.rglob("train.csv")):
+        message += (
+            " The competition digit-recognizer does not hold it: its train.csv is a part of the images "
+            "(42,000 with labels), its test.csv has no labels, and no figure measured on them compares with others."
+        )
+    return message
 
 
 def binarize(images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -166,22 +246,64 @@ def binarize(images: Tensor, *, generator: torch.Generator | None = None) -> Ten
     return torch.bernoulli(_check_images(images), generator=generator)
 
 
-def _check_images(images: Tensor) -> Tensor:
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        kind = f"a tensor of {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
-        raise TypeError(f"images must be a tensor of floating-point numbers, not {kind}")
+def _check_images(
+    images: Tensor, dtype: torch.dtype | None = None, device: torch.device | None = None, slack: float = 0.0
+) -> Tensor:
+    """The images themselves if they are such; `dtype` and `device` are the model's, where they matter."""
+    _check_floats("images", images, dtype, device)
     if images.ndim != 2 or images.shape[1] != IMAGE_DIM or len(images) == 0:
         raise ValueError(f"images must have shape (B, {IMAGE_DIM}) with B of 1 or more, not {tuple(images.shape)}")
-    low, high = (bound.item() for bound in torch.aminmax(images))
-    if not (low >= 0 and high <= 1):  # written so that NaN fails too
+    low, high = (bound.item() for bound in torch.aminmax(images.detach()))
+    if not (low >= -slack and high <= 1 + slack):  # written so that NaN fails too
         raise ValueError(f"images must hold values from 0 to 1, and these run from {low:g} to {high:g}")
     return images
 
 
-def _check_counts(**counts: int) -> None:
+def _check_codes(name: str, codes: Tensor, width: int | None = None) -> Tensor:
+    """Codes (N, L) that can be looked at and counted: finite, and one or more."""
+    _check_floats(name, codes)
+    if codes.ndim != 2 or codes.numel() == 0 or codes.shape[1] != (width or codes.shape[1]):
+        raise ValueError(f"{name} must have shape (N, {width or 'L'}) with N of 1 or more, not {tuple(codes.shape)}")
+    if not torch.isfinite(codes).all():
+        raise ValueError(f"{name} must be finite, and holds {(~torch.isfinite(codes)).sum()} values that are not")
+    return codes
+
+
+def _check_floats(
+    name: str, tensor: Tensor, dtype: torch.dtype | None = None, device: torch.device | None = None
+) -> None:
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        kind = f"a tensor of {tensor.dtype}" if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise TypeError(f"{name} must be a tensor of floating-point numbers, not {kind}")
+    if dtype not in (None, tensor.dtype):
+        raise TypeError(f"{name} must be of the model's {dtype}, not {tensor.dtype}: convert one with .to()")
+    if device not in (None, tensor.device):
+        raise ValueError(f"{name} must be on the model's device, {device}, not on {tensor.device}: move one with .to()")
+
+
+def _check_labels(labels: Tensor, count: int) -> None:
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
+        kind = f"a tensor of {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"labels must be a tensor of whole numbers, not {kind}")
+    if labels.shape != (count,) or labels.min() < 0 or labels.max() > 9:
+        found = f"{tuple(labels.shape)}" + (f" from {labels.min()} to {labels.max()}" if labels.numel() else "")
+        raise ValueError(f"labels must have shape ({count},), one for each code, and lie from 0 to 9, not {found}")
+
+
+def _check_counts(least: int = 1, **counts: int) -> None:
     for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} must be 1 or more, not {count}")
+        if not isinstance(count, Integral) or isinstance(count, bool):
+            raise TypeError(f"{name} must be a whole number, not {count!r}")
+        if count < least:
+            raise ValueError(f"{name} must be {least} or more, not {count}")
+
+
+def _check_numbers(**numbers: float) -> None:
+    for name, number in numbers.items():
+        if not isinstance(number, Real) or isinstance(number, bool):
+            raise TypeError(f"{name} must be a number, not {number!r}")
+        if not 0 <= number < math.inf:
+            raise ValueError(f"{name} must be 0 or more and finite, not {number}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -200,6 +322,10 @@ def bounded_logvar(raw: Tensor) -> Tensor:
 
 def _hidden_layers(widths: Sequence[int]) -> nn.Sequential:
     """A linear layer and a SiLU, x * sigmoid(x), for each step from one width to the next."""
+    if len(widths) < 2:
+        raise ValueError("hidden_dims must name the width of one layer or more, and it is empty")
+    for width in widths:
+        _check_counts(**{"latent_dim and every width in hidden_dims": width})
     layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.SiLU())]
     return nn.Sequential(*layers)
 
@@ -237,10 +363,14 @@ class VAE(nn.Module):
     What comes out has the dtype of what went in, even where autocast lets the layers between compute in bfloat16.
     """
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module):
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, architecture: dict | None = None):
         super().__init__()
+        for name, module in (("encoder", encoder), ("decoder", decoder)):
+            if not isinstance(module, nn.Module):
+                raise TypeError(f"{name} must be a torch.nn.Module, not {module!r}")
         self.encoder = encoder
         self.decoder = decoder
+        self.architecture = architecture  # how `load_vae` makes it again; None if it cannot
 
     @property
     def latent_dim(self) -> int:
@@ -248,11 +378,16 @@ class VAE(nn.Module):
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of q(z|x): images (B, 784) -> two tensors (B, L)."""
-        mu, logvar = self.encoder(x)
+        weight = next(self.parameters(), x)
+        mu, logvar = self.encoder(_check_images(x, weight.dtype, weight.device))
         return mu.to(x.dtype), logvar.to(x.dtype)
 
     def decode(self, z: Tensor) -> Tensor:
         """Logits of p(x|z): codes (..., L) -> (..., 784). Their sigmoid is the picture."""
+        weight = next(self.parameters(), z)
+        _check_floats("codes", z, weight.dtype, weight.device)
+        if z.ndim == 0 or z.shape[-1] != self.latent_dim:
+            raise ValueError(f"codes must have shape (..., {self.latent_dim}), not {tuple(z.shape)}")
         return self.decoder(z).to(z.dtype)
 
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -261,6 +396,7 @@ class VAE(nn.Module):
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n new images: z from the prior, decoded to pixel probabilities (n, 784)."""
+        _check_counts(n=n)
         weight = next(self.parameters())
         z = torch.randn(n, self.latent_dim, generator=generator, device=weight.device, dtype=weight.dtype)
         return torch.sigmoid(self.decode(z))
@@ -268,7 +404,25 @@ class VAE(nn.Module):
 
 def mlp_vae(latent_dim: int = 2, hidden_dims: Sequence[int] = (256, 256, 256)) -> VAE:
     """The model of the walk-through: fully connected, one width a layer, in the decoder in reverse order."""
-    return VAE(Encoder(latent_dim, hidden_dims), Decoder(latent_dim, hidden_dims))
+    _check_counts(latent_dim=latent_dim)
+    if not isinstance(hidden_dims, Sequence) or isinstance(hidden_dims, str):
+        raise TypeError(f"hidden_dims must be a sequence of widths, such as (256, 256), not {hidden_dims!r}")
+    encoder, decoder = Encoder(latent_dim, hidden_dims), Decoder(latent_dim, hidden_dims)
+    architecture = {
+        "kind": "mlp_vae",
+        "latent_dim": int(latent_dim),
+        "hidden_dims": [int(width) for width in hidden_dims],
+    }
+    return VAE(encoder, decoder, architecture)
+
+
+def _check_model(model: VAE) -> Tensor:
+    """Its first weight, whose dtype and device are the model's."""
+    if not isinstance(model, VAE):
+        raise TypeError(f"model must be a VAE, not {type(model).__name__}")
+    if (weight := next(model.parameters(), None)) is None:
+        raise ValueError("model must have weights, and it has none")
+    return weight
 
 
 def _convolutions(channels: int, depth: int) -> list[nn.Module]:
@@ -281,6 +435,7 @@ class ConvEncoder(nn.Module):
 
     def __init__(self, latent_dim: int, channels: int, hidden_dim: int, depth: int):
         super().__init__()
+        _check_counts(latent_dim=latent_dim, channels=channels, hidden_dim=hidden_dim, depth=depth)
         self.latent_dim = latent_dim
         self.patches = nn.Conv2d(1, channels, kernel_size=PATCH_SIDE, stride=PATCH_SIDE)
         self.convolutions = nn.Sequential(*_convolutions(channels, depth), nn.SiLU())
@@ -300,6 +455,7 @@ class ConvDecoder(nn.Module):
 
     def __init__(self, latent_dim: int, channels: int, hidden_dim: int, depth: int):
         super().__init__()
+        _check_counts(latent_dim=latent_dim, channels=channels, hidden_dim=hidden_dim, depth=depth)
         self.hidden = nn.Sequential(nn.Linear(latent_dim, hidden_dim), nn.SiLU())
         self.grid = nn.Sequential(
             nn.Linear(hidden_dim, channels * GRID_SIDE**2), nn.Unflatten(1, (GRID_SIDE, GRID_SIDE, channels))
@@ -320,8 +476,11 @@ def conv_vae(latent_dim: int = 32, *, channels: int = 32, hidden_dim: int = 256,
     `depth` is the number of 3 x 3 convolutions in the decoder; the encoder, whose task is easier, has half as many.
     In memory the channels of a place lie side by side (channels last), which makes a step a seventh faster on a CPU.
     """
+    settings = {"latent_dim": latent_dim, "channels": channels, "hidden_dim": hidden_dim, "depth": depth}
+    _check_counts(**settings)
     encoder = ConvEncoder(latent_dim, channels, hidden_dim, (depth + 1) // 2)
-    model = VAE(encoder, ConvDecoder(latent_dim, channels, hidden_dim, depth))
+    architecture = {"kind": "conv_vae", **{name: int(value) for name, value in settings.items()}}
+    model = VAE(encoder, ConvDecoder(latent_dim, channels, hidden_dim, depth), architecture)
     return model.to(memory_format=torch.channels_last)
 
 
@@ -355,6 +514,9 @@ def log_bernoulli(x: Tensor, logits: Tensor) -> Tensor:
 
 def log_normal(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
     """log N(z; mu, diag exp logvar), with all its constants: (..., L) -> (...)."""
+    if not z.shape[-1:] == mu.shape[-1:] == logvar.shape[-1:]:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (z, mu, logvar))
+        raise ValueError(f"z, mu and logvar must agree in their last dimension, and have the shapes {shapes}")
     return -0.5 * (math.log(2 * math.pi) + logvar + (z - mu) ** 2 * torch.exp(-logvar)).sum(-1)
 
 
@@ -430,6 +592,7 @@ def fit(
     bfloat16: bool = False,
     valid_images: Tensor | None = None,
     seed: int = 0,
+    checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> list[dict]:
     """Maximise the ELBO of `images` (N, 784) with AdamW [5], a short warm-up and a cosine decay of the learning rate.
@@ -438,70 +601,118 @@ def fit(
     binarized     train on a new 0/1 draw of every image in every batch, instead of on its grey levels
     bfloat16      let the layers compute in bfloat16: faster where the processor has instructions for it
     valid_images  held-out images, used as they are, on which `evaluate` runs after every epoch
+    checkpoint    a file, written after every epoch and every minute. The same call again goes on from it, however the
+                  run was cut short, to the same weights and history, to the bit; a finished run returns at once
     Returns one row an epoch: epoch, elbo, log_likelihood and kl (nats per image, running means over the epoch, with
     beta = 1 whatever beta was trained on), and the same with `valid_` in front if there are valid_images.
     The same seed, model and machine give the same history, to the bit. The images are kept on the model's device.
-    Raises FloatingPointError, naming epoch and batch, before a loss that is not finite reaches the weights.
+    Raises FloatingPointError, naming epoch and batch, before a loss that is not finite reaches the weights; ValueError
+    if the checkpoint is damaged or belongs to another call, and leaves it as it is; OSError if it cannot be written.
+    Whatever stops it, Ctrl-C too, leaves a model that can be used, and carries the finished rows: `error.history`.
     """
-    _check_counts(epochs=epochs, batch_size=batch_size, num_samples=num_samples)
-    if beta != 1 and num_samples > 1:
-        raise ValueError(f"beta weighs the KL of the ELBO: with num_samples={num_samples} it must be 1, not {beta}")
-    device = next(model.parameters()).device
-    images = _check_images(images).to(device)
-    generator = torch.Generator(device).manual_seed(seed)
+    settings = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "beta": beta, "seed": seed}
+    settings |= {"num_samples": num_samples, "binarized": bool(binarized), "bfloat16": bool(bfloat16)}
+    settings = _check_settings(settings)
+    weight = _check_model(model)
+    for given in (images,) if valid_images is None else (images, valid_images):
+        _check_images(given, weight.dtype)
+    generator = torch.Generator(weight.device).manual_seed(settings["seed"])
     # The fused kernel does the same arithmetic in one pass over the weights; not every device has it. Within a few
     # thousand steps, the usual memory of 1,000 steps for the squared gradients is too long: 100 reach a higher ELBO.
-    fused = device.type in ("cpu", "cuda")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.99), fused=fused)
-    batches = math.ceil(len(images) / batch_size)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warmup_cosine(step, epochs * batches))
-    objective = partial(elbo, beta=beta) if num_samples == 1 else partial(iwae, num_samples=num_samples)
-    history = []
+    fused = weight.device.type in ("cpu", "cuda")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings["learning_rate"], betas=(0.9, 0.99), fused=fused)
+    run = {"step": 0, "history": []}  # where the run stands between two batches; `_batches` adds its order and totals
+    keep = None
+    if checkpoint is not None:
+        marks = _fingerprints(model, images=images, valid_images=valid_images)
+        keep = _open_checkpoint(checkpoint, settings | marks, model, optimizer, generator, run)
+    try:
+        _climb(model, images.to(weight.device), valid_images, settings, optimizer, generator, run, keep, progress)
+    except (KeyboardInterrupt, OSError, FloatingPointError) as stop:
+        stop.history = run["history"]
+        raise
+    return run["history"]
+
+
+def _check_settings(settings: dict) -> dict:
+    """The settings of `fit` as Python's own numbers: NumPy's would not come back from a checkpoint."""
+    whole, real = ("epochs", "batch_size", "num_samples"), ("learning_rate", "beta")
+    _check_counts(**{name: settings[name] for name in whole})
+    _check_counts(0, seed=settings["seed"])
+    _check_numbers(**{name: settings[name] for name in real})
+    if settings["beta"] != 1 and settings["num_samples"] > 1:
+        samples = f"num_samples={settings['num_samples']}"
+        raise ValueError(f"beta weighs the KL of the ELBO: with {samples} it must be 1, not {settings['beta']}")
+    numbers = {name: int(settings[name]) for name in (*whole, "seed")} | {name: float(settings[name]) for name in real}
+    return settings | numbers
+
+
+def _climb(model, images, valid_images, settings, optimizer, generator, run, keep, progress) -> None:
+    """Train from where the run stands to its end, and bring `run` up to date after every batch."""
+    epochs, batches = settings["epochs"], math.ceil(len(images) / settings["batch_size"])
     model.train()
-    with tqdm(total=epochs * batches, unit="batch", disable=not progress) as bar:
-        for epoch in range(1, epochs + 1):
-            totals = torch.zeros(2, device=device)  # log likelihood and KL, summed over the images seen so far
-            order = torch.randperm(len(images), generator=generator, device=device)
-            for number, chosen in enumerate(order.split(batch_size), start=1):
-                x = torch.bernoulli(images[chosen], generator=generator) if binarized else images[chosen]
-                try:
-                    totals += _training_step(model, x, optimizer, objective, generator, bfloat16)
-                except FloatingPointError as error:
-                    raise FloatingPointError(
-                        f"{error} in epoch {epoch}, batch {number} of {batches}. {_ADVICE}"
-                    ) from None
-                scheduler.step()
-                bar.update()
-                if number % 50 == 0 or number == batches:
-                    running = (totals[0] - totals[1]).item() / min(number * batch_size, len(images))
-                    bar.set_postfix_str(f"epoch {epoch}/{epochs}, ELBO {running:.2f}", refresh=False)
-            log_likelihood, kl = (totals / len(images)).tolist()
-            row = {"epoch": epoch, "elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl}
-            if valid_images is not None:
-                row |= {f"valid_{key}": value for key, value in evaluate(model, valid_images, seed=seed).items()}
-            history.append(row)
-    return history
+    with tqdm(total=epochs * batches, initial=run["step"], unit="batch", disable=not progress) as bar:
+        for epoch, number, x in _batches(images, settings, generator, run):
+            rate = settings["learning_rate"] * _warmup_cosine(run["step"], epochs * batches)
+            try:
+                run["totals"] += _training_step(model, x, settings, rate, optimizer, generator)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{error} in epoch {epoch}, batch {number} of {batches}. {_ADVICE}") from None
+            run["step"] += 1
+            bar.update()
+            if number % 50 == 0 or number == batches:
+                seen = min(number * settings["batch_size"], len(images))
+                running = (run["totals"][0] - run["totals"][1]).item() / seen
+                bar.set_postfix_str(f"epoch {epoch}/{epochs}, ELBO {running:.2f}", refresh=False)
+            if number == batches:
+                means = run["totals"] / len(images)
+                run["history"].append(_history_row(epoch, means, model, valid_images, settings["seed"]))
+            if keep is not None:
+                keep(number == batches)
+
+
+def _batches(
+    images: Tensor, settings: dict, generator: torch.Generator, run: dict
+) -> Iterator[tuple[int, int, Tensor]]:
+    """The batches that a run has before it, each with its epoch and its number in it, both counted from 1."""
+    batch_size = settings["batch_size"]
+    batches = math.ceil(len(images) / batch_size)
+    for step in range(run["step"], settings["epochs"] * batches):
+        epoch, number = divmod(step, batches)
+        if number == 0:
+            run["order"] = torch.randperm(len(images), generator=generator, device=images.device)
+            run["totals"] = torch.zeros(2, device=images.device)  # log likelihood and KL, over the images seen so far
+        x = images[run["order"][number * batch_size : (number + 1) * batch_size]]
+        yield epoch + 1, number + 1, torch.bernoulli(x, generator=generator) if settings["binarized"] else x
+
+
+def _history_row(epoch: int, means: Tensor, model: VAE, valid_images: Tensor | None, seed: int) -> dict:
+    log_likelihood, kl = means.tolist()
+    row = {"epoch": epoch, "elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl}
+    if valid_images is not None:
+        row |= {f"valid_{key}": value for key, value in evaluate(model, valid_images, seed=seed).items()}
+    return row
 
 
 _ADVICE = "The weights are those from before this batch; a smaller learning_rate may help."
 
 
 def _training_step(
-    model: VAE,
-    x: Tensor,
-    optimizer: torch.optim.Optimizer,
-    objective: Callable[..., Elbo],
-    generator: torch.Generator,
-    bfloat16: bool,
+    model: VAE, x: Tensor, settings: dict, rate: float, optimizer: torch.optim.Optimizer, generator: torch.Generator
 ) -> Tensor:
     """One step up the objective of a batch; returns its log likelihood and KL, summed over the images."""
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
-        bound = objective(model, x, generator=generator)
+    beta, num_samples = settings["beta"], settings["num_samples"]
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=settings["bfloat16"]):
+        if num_samples == 1:
+            bound = elbo(model, x, beta=beta, generator=generator)
+        else:
+            bound = iwae(model, x, num_samples, generator=generator)
     loss = -bound.value.mean()
     if not torch.isfinite(loss):
         raise FloatingPointError(f"the loss is {loss.item()}")
     optimizer.zero_grad()
     loss.backward()
+    optimizer.param_groups[0]["lr"] = rate
     optimizer.step()
     return torch.stack([bound.log_likelihood.detach().sum(), bound.kl.detach().sum()])
 
@@ -510,6 +721,136 @@ def _warmup_cosine(step: int, steps: int, warmup: float = 0.02) -> float:
     """The factor on the learning rate: a straight climb over the first 2 % of the steps, then half a cosine to 0."""
     climb = min(1.0, (step + 1) / (warmup * steps + 1))
     return climb * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files: checkpoints of a run, and trained models
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _fingerprints(model: VAE, **images: Tensor | None) -> dict[str, str]:
+    """What a checkpoint remembers of the model's architecture, and of images that it does not hold: enough to tell."""
+    marks = {"device": next(model.parameters()).device.type}
+    for name, tensor in images.items():
+        if tensor is not None:
+            checksum = zlib.crc32(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+            marks[name] = f"{tensor.dtype} {tuple(tensor.shape)}, checksum {checksum:08x}"
+    return marks | {name: f"{value.dtype} {tuple(value.shape)}" for name, value in model.state_dict().items()}
+
+
+CHECKPOINT_SECONDS = 60  # within a long epoch; there is one at the end of every epoch as well
+
+
+def _open_checkpoint(path, settings, model, optimizer, generator, run) -> Callable[[bool], None]:
+    """Go on from `path` if there is such a file. Returns what keeps it up to date, to be called after every batch."""
+    save = partial(_save_checkpoint, path, settings, model, optimizer, generator, run)
+    if not _load_checkpoint(path, settings, model, optimizer, generator, run):
+        save()  # before any work: it shows a place that cannot be written, and keeps the weights of the start
+    saved = time.monotonic()
+
+    def keep(epoch_is_over: bool) -> None:
+        nonlocal saved
+        if epoch_is_over or time.monotonic() - saved > CHECKPOINT_SECONDS:
+            save()
+            saved = time.monotonic()
+
+    return keep
+
+
+def _save_checkpoint(path, settings, model, optimizer, generator, run) -> None:
+    parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "generator": generator.get_state()}
+    _write_file(path, "checkpoint of fit", {"settings": settings, "run": run, **parts})
+
+
+def _load_checkpoint(path, settings, model, optimizer, generator, run) -> bool:
+    """Put everything back as it was when `path` was written. False, and nothing is done, if there is no such file."""
+    if not Path(path).exists():
+        return False
+    content = _read_file(path, "checkpoint of fit")
+    there, here = content["settings"], settings
+    different = [name for name in {**there, **here} if there.get(name, "nothing") != here.get(name, "nothing")]
+    if different:
+        faults = [
+            f"{name} was {there.get(name, 'nothing')} and is now {here.get(name, 'nothing')}" for name in different
+        ]
+        more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise ValueError(
+            f"{path} is the checkpoint of a run with other settings: {'; '.join(faults[:3])}{more}. "
+            "Nothing was changed. Call fit as then to go on with that run, or name another file to start a new one."
+        )
+    model.load_state_dict(content["model"])
+    optimizer.load_state_dict(content["optimizer"])
+    generator.set_state(content["generator"])
+    device = next(model.parameters()).device
+    run |= {key: value.to(device) if isinstance(value, Tensor) else value for key, value in content["run"].items()}
+    return True
+
+
+def _write_file(path: str | Path, kind: str, content: dict) -> None:
+    """Write `content` so that `path` holds, at every moment, either all of what it held before or all of this.
+
+    It is a file of torch.save, with a checksum of 32 bytes behind it that `torch.load` does not mind.
+    """
+    buffer = io.BytesIO()
+    torch.save({"kind": kind, **content}, buffer)
+    data = buffer.getvalue()
+    part = Path(f"{path}.part")  # in the same folder, and so on the same disk; a run that is killed may leave it behind
+    try:
+        with part.open("wb") as file:
+            file.write(data + hashlib.sha256(data).digest())
+            file.flush()
+            os.fsync(file.fileno())  # the values before the name
+        os.replace(part, path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise OSError(
+            error.errno,
+            f"the {kind} could not be written ({error.strerror}): make room or name another place. "
+            "What was there before is still there, and the model in memory can be used",
+            str(path),
+        ) from error
+
+
+def _read_file(path: str | Path, kind: str) -> dict:
+    data = Path(path).read_bytes()
+    sound = hashlib.sha256(data[:-32]).digest() == data[-32:]
+    content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True) if sound else {}
+    if content.get("kind") != kind:
+        fault = f"a {content['kind']}" if sound else "damaged, cut short, or was written by something else"
+        raise ValueError(f"{path} is no {kind} that can be read: it is {fault}. Nothing was changed")
+    return content
+
+
+def save_vae(model: VAE, path: str | Path) -> None:
+    """Write the architecture and the weights of a model that `mlp_vae` or `conv_vae` made; `load_vae` brings it back.
+
+    Raises OSError if it cannot be written; then a file that was there before is still there.
+    """
+    _check_model(model)
+    with torch.device("meta"):  # shapes alone
+        expected = _build(model.architecture).state_dict() if model.architecture else {}
+    weights = model.state_dict()
+    if {name: value.shape for name, value in weights.items()} != {name: v.shape for name, v in expected.items()}:
+        raise TypeError("model must be as mlp_vae or conv_vae made it; of one of your own, keep model.state_dict()")
+    _write_file(path, "trained model", {"architecture": model.architecture, "weights": weights})
+
+
+def load_vae(path: str | Path) -> VAE:
+    """The model that `save_vae` wrote, bit for bit, on the CPU. No code in the file is run.
+
+    Raises ValueError if the file is damaged or something else.
+    """
+    content = _read_file(path, "trained model")
+    with torch.device("meta"):  # neither memory nor random numbers for weights that the file replaces
+        model = _build(content["architecture"])
+    model.load_state_dict(content["weights"], assign=True)
+    return model
+
+
+def _build(architecture: dict) -> VAE:
+    settings = dict(architecture)
+    return {"mlp_vae": mlp_vae, "conv_vae": conv_vae}[settings.pop("kind")](**settings)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -532,9 +873,10 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 def encode_dataset(model: VAE, images: Tensor, *, batch_size: int = 1000) -> tuple[Tensor, Tensor]:
     """mu and logvar of q(z|x) for every image: (N, 784) -> two tensors (N, L), on the model's device."""
-    device = next(model.parameters()).device
+    weight = _check_model(model)
+    _check_counts(batch_size=batch_size)
     with _evaluating(model):
-        parts = [model.encode(x.to(device)) for x in _check_images(images).split(batch_size)]
+        parts = [model.encode(x.to(weight.device)) for x in _check_images(images, weight.dtype).split(batch_size)]
     mu, logvar = zip(*parts, strict=True)
     return torch.cat(mu), torch.cat(logvar)
 
@@ -544,8 +886,9 @@ def evaluate(model: VAE, images: Tensor, *, batch_size: int = 1000, seed: int = 
 
     All the noise is drawn at once, so the result does not depend on batch_size. The model's mode is left as it was.
     """
+    _check_counts(0, seed=seed)
     mu, logvar = encode_dataset(model, images, batch_size=batch_size)
-    generator = torch.Generator(mu.device).manual_seed(seed)
+    generator = torch.Generator(mu.device).manual_seed(int(seed))
     z = reparameterize(mu, logvar, generator=generator)
     with _evaluating(model):
         parts = zip(images.split(batch_size), z.split(batch_size), strict=True)
@@ -564,8 +907,9 @@ def estimate_log_likelihood(
     The sum is kept in float64 on the CPU, since thousands of additions in float32 would leave their mark.
     """
     _check_counts(num_samples=num_samples)
+    _check_counts(0, seed=seed)
     mu, logvar = encode_dataset(model, images, batch_size=batch_size)
-    generator = torch.Generator(mu.device).manual_seed(seed)
+    generator = torch.Generator(mu.device).manual_seed(int(seed))
     log_sum = torch.full((len(images),), -math.inf, dtype=torch.float64)
     with _evaluating(model):
         for _ in tqdm(range(num_samples), unit="sample", disable=not progress):
@@ -581,6 +925,9 @@ def active_units(mu: Tensor, threshold: float = 0.01) -> Tensor:
 
     (N, L) -> bool (L,). A unit that ignores its image sends every mean to the same place ([3], section 5.2).
     """
+    _check_numbers(threshold=threshold)
+    if len(_check_codes("mu", mu)) < 2:
+        raise ValueError("mu must hold the codes of 2 images or more, since one alone does not vary, and it holds 1")
     return mu.var(dim=0) > threshold
 
 
@@ -669,7 +1016,9 @@ def _tile(images: Tensor, columns: int) -> np.ndarray:
 
 def plot_images(images: Tensor, *, columns: int | None = None, ax: Axes | None = None) -> Axes:
     """Images (n, 784) side by side, dark ink on white, `columns` in a row (all in one row if not given)."""
-    columns = columns or len(images)
+    _check_images(images, slack=1e-6)  # a blend of two pictures may miss 1 by a rounding
+    columns = len(images) if columns is None else columns
+    _check_counts(columns=columns)
     picture = _tile(images, columns)
     ax = _axes(ax, (0.7 * columns, 0.7 * picture.shape[0] / (IMAGE_SIDE + 2)))
     ax.imshow(picture, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
@@ -679,6 +1028,8 @@ def plot_images(images: Tensor, *, columns: int | None = None, ax: Axes | None =
 
 def plot_rows(rows: dict[str, Tensor], *, ax: Axes | None = None) -> Axes:
     """Rows of images, each (n, 784), with the name of each row at its left."""
+    if not rows or len({_check_images(images).shape for images in rows.values()}) > 1:
+        raise ValueError(f"there must be as many images in each row, not {[len(images) for images in rows.values()]}")
     pictures = [images.detach().cpu() for images in rows.values()]
     ax = plot_images(torch.cat(pictures), columns=len(pictures[0]), ax=ax)
     ax.set_axis_on()
@@ -696,6 +1047,8 @@ def plot_reconstructions(images: Tensor, reconstructions: Tensor, *, ax: Axes | 
 
 def plot_history(history: Sequence[dict], key: str = "elbo", *, ax: Axes | None = None) -> Axes:
     """One quantity of `fit`'s history against the epoch, on training and, where there are any, on held-out images."""
+    if not history or not all(key in row for row in history):
+        raise ValueError(f"history must be the rows that fit returns, each with {key!r}, not {list(history)[:1]}")
     ax = _axes(ax, (5, 3.5))
     epochs = [row["epoch"] for row in history]
     ax.plot(epochs, [row[key] for row in history], color=BLUE, marker=".", label="training images, while learning")
@@ -723,9 +1076,7 @@ def _spread(points: np.ndarray, distance: float) -> np.ndarray:
 
 def plot_codes(points: Tensor, labels: Tensor, *, ax: Axes | None = None) -> Axes:
     """Points (N, 2) in the colours of their labels (N,), with each label's numeral near the middle of its points."""
-    if points.ndim != 2 or points.shape[1] != 2 or labels.shape != points.shape[:1]:
-        shapes = f"{tuple(points.shape)} and {tuple(labels.shape)}"
-        raise ValueError(f"a map of the latent space needs codes of shape (N, 2) and labels (N,), not {shapes}")
+    _check_labels(labels, len(_check_codes("points", points, 2)))
     ax = _axes(ax, (7, 7))
     points, labels = points.detach().cpu().numpy(), labels.cpu().numpy()
     ax.scatter(*points.T, s=4, c=np.array(DIGIT_COLORS)[labels], alpha=0.6, linewidths=0, rasterized=True)
@@ -739,7 +1090,7 @@ def plot_codes(points: Tensor, labels: Tensor, *, ax: Axes | None = None) -> Axe
 
 def plot_latent_space(mu: Tensor, labels: Tensor, *, ax: Axes | None = None) -> Axes:
     """Mean codes (N, 2), coloured by digit, and the circles that hold 50, 90 and 99 % of the prior."""
-    ax = plot_codes(mu, labels, ax=ax)
+    ax = plot_codes(_check_codes("mu", mu, 2), labels, ax=ax)
     for mass in (0.5, 0.9, 0.99):  # in two dimensions P(|z| < r) = 1 - exp(-r^2 / 2)
         radius = math.sqrt(-2 * math.log(1 - mass))
         ax.add_patch(plt.Circle((0, 0), radius, fill=False, linewidth=1, linestyle="--", color="black"))
@@ -753,6 +1104,8 @@ def plot_manifold(model: VAE, *, n: int = 20, ax: Axes | None = None) -> Axes:
 
     Row and column i lie at the inverse normal CDF of (i + 1/2) / n: each picture has an equal share of the prior.
     """
+    _check_model(model)
+    _check_counts(n=n)
     if model.latent_dim != 2:
         raise ValueError(f"the manifold is drawn for 2 latent dimensions, and this model has {model.latent_dim}")
     device = next(model.parameters()).device
@@ -840,6 +1193,10 @@ def show_source(obj) -> None:
 
 def show_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Display rows of cells under a header: a Markdown table where that is understood, aligned text elsewhere."""
+    if any(len(row) != len(header) for row in rows):
+        raise ValueError(
+            f"every row must have {len(header)} cells, as the header has, not {[len(row) for row in rows]}"
+        )
     cells = [[str(cell) for cell in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in cells]

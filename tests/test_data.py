@@ -14,7 +14,8 @@ import pytest
 import torch
 from torchvision import datasets
 
-from vae_utils import binarize, load_mnist, read_idx
+import vae_utils
+from vae_utils import binarize, class_names, load_mnist, read_idx
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -39,6 +40,14 @@ def write_small_mnist(folder, images, dot=False, gz=False):
             if gz:
                 name, content = name + ".gz", gzip.compress(content)
             (folder / name).write_bytes(content)
+
+
+@pytest.fixture(autouse=True)
+def kaggle(tmp_path, monkeypatch):
+    """Where these tests take /kaggle/input to be, wherever they run. It exists once a test puts something into it."""
+    folder = tmp_path / "kaggle" / "input"
+    monkeypatch.setattr(vae_utils, "KAGGLE_INPUT", folder)
+    return folder
 
 
 @pytest.fixture
@@ -188,6 +197,142 @@ def test_load_mnist_refuses_labels_that_do_not_fit_the_images(tmp_path, images, 
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx_bytes(labels))
     with pytest.raises(ValueError, match="do not belong together"):
         load_mnist(tmp_path)
+
+
+@pytest.mark.parametrize("variant", ["MNIST", "FashionMNIST", "KMNIST"])
+def test_load_mnist_keeps_the_variants_apart(tmp_path, images, no_download, variant):
+    for level, name in enumerate(["MNIST", "FashionMNIST", "KMNIST"]):
+        write_small_mnist(tmp_path / name / "raw", np.full_like(images, 51 * level))
+    level = ["MNIST", "FashionMNIST", "KMNIST"].index(variant)
+    assert (load_mnist(tmp_path, variant=variant).train_images == torch.tensor(51 * level / 255)).all()
+
+
+LAYOUTS = ["{slug}", "datasets/someone/{slug}", "competitions/{slug}"]
+
+
+@pytest.mark.parametrize("gz", [False, True])
+@pytest.mark.parametrize("dot", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_kaggle_every_layout_and_every_form_is_found(tmp_path, images, no_download, kaggle, layout, dot, gz):
+    write_small_mnist(kaggle / layout.format(slug="mnist-dataset"), images, dot, gz)
+    mnist = load_mnist(tmp_path / "data")
+    np.testing.assert_array_equal(mnist.train_images.numpy().reshape(5, 28, 28), images.astype(np.float32) / 255)
+    assert mnist.test_labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("plain_beside", [False, True])
+def test_kaggle_folders_with_the_files_names_are_walked_through(tmp_path, images, no_download, kaggle, plain_beside):
+    """Kaggle unpacks an uploaded NAME.gz into a folder NAME that holds a file NAME."""
+    dataset = kaggle / "mnist-dataset"
+    write_small_mnist(dataset, images, dot=True)
+    for path in sorted(dataset.iterdir()):
+        folder = dataset / path.name.replace(".", "-")
+        folder.mkdir()
+        shutil.copy(path, folder / folder.name)
+        if not plain_beside:
+            path.unlink()
+    assert len(load_mnist(tmp_path / "data").train_images) == 5
+
+
+def test_the_four_files_come_from_one_dataset(tmp_path, images, no_download, kaggle):
+    """Of two datasets the first has no labels; nothing is put together from both."""
+    write_small_mnist(kaggle / "a-part-of-mnist", np.zeros_like(images))
+    for path in (kaggle / "a-part-of-mnist").glob("*labels*"):
+        path.unlink()
+    write_small_mnist(kaggle / "the-whole-mnist", images)
+    assert torch.equal(load_mnist(tmp_path).train_images, torch.from_numpy(images / np.float32(255)).flatten(1))
+
+
+def test_root_comes_before_kaggle_and_kaggle_before_the_network(tmp_path, images, monkeypatch, kaggle):
+    monkeypatch.setattr(datasets.MNIST, "download", lambda self: pytest.fail("downloads what lies in /kaggle/input"))
+    write_small_mnist(kaggle / "mnist-dataset", images)
+    assert load_mnist(tmp_path / "data").train_images.max() > 0
+    write_small_mnist(tmp_path / "data", np.zeros_like(images))
+    assert load_mnist(tmp_path / "data").train_images.max() == 0
+
+
+# Slugs as Kaggle's users choose them; the file names in all of these datasets are the same.
+SLUGS = {"MNIST": "mnist-dataset", "FashionMNIST": "Fashion-MNIST", "KMNIST": "kuzushiji"}
+
+
+@pytest.mark.parametrize("variant", SLUGS)
+def test_kaggle_never_takes_one_variant_for_another(tmp_path, images, no_download, kaggle, variant):
+    for level, slug in enumerate(SLUGS.values()):
+        write_small_mnist(kaggle / "datasets" / "someone" / slug, np.full_like(images, 51 * level))
+    level = list(SLUGS).index(variant)
+    assert (load_mnist(tmp_path, variant=variant).train_images == torch.tensor(51 * level / 255)).all()
+    shutil.rmtree(kaggle / "datasets" / "someone" / SLUGS[variant])
+    with pytest.raises(FileNotFoundError, match=f"no complete {variant}"):
+        load_mnist(tmp_path, variant=variant)
+
+
+def write_csv(folder, images, labels):
+    folder.mkdir(parents=True, exist_ok=True)
+    header = ",".join(["label", *(f"{row}x{column}" for row in range(1, 29) for column in range(1, 29))])
+    for name, n in (("mnist_train.csv", len(images)), ("mnist_test.csv", 2)):
+        table = np.column_stack([labels[:n], images[:n].reshape(n, -1)])
+        np.savetxt(folder / name, table, fmt="%d", delimiter=",", header=header, comments="")
+
+
+@pytest.fixture
+def small_csv(images, monkeypatch, kaggle):
+    monkeypatch.setattr(vae_utils, "CSV_ROWS", {"mnist_train.csv": 5, "mnist_test.csv": 2})
+    folder = kaggle / "datasets" / "someone" / "mnist-in-csv"
+    write_csv(folder, images, np.arange(5))
+    return folder
+
+
+def test_kaggle_csv_gives_what_the_idx_files_give(tmp_path, images, no_download, small_csv):
+    write_small_mnist(tmp_path / "idx", images)
+    for from_csv, from_idx in zip(load_mnist(tmp_path / "data"), load_mnist(tmp_path / "idx"), strict=True):
+        assert from_csv.dtype == from_idx.dtype and torch.equal(from_csv, from_idx)
+
+
+CSV_FAULTS = {
+    "a row short": (lambda text: text[: text.rindex("\n", 0, -1) + 1], "5 rows below its header, and holds 4"),
+    "a row too many": (lambda text: text + text.splitlines()[-1] + "\n", "5 rows below its header, and holds 6"),
+    "empty": (lambda text: "", "5 rows"),
+    "cut off in the last row": (lambda text: text[:-40], "columns"),
+    "a column short": (lambda text: "\n".join(line[: line.rindex(",")] for line in text.splitlines()), "reshape"),
+    "above 255": (lambda text: text.replace("\n3,", "\n300,"), "from 0 to 300"),
+    "below 0": (lambda text: text.replace("\n3,", "\n-3,"), "from -3 to"),
+    "a word": (lambda text: text.replace("\n3,", "\nthree,"), "three"),
+}
+
+
+@pytest.mark.parametrize(("damage", "fault"), CSV_FAULTS.values(), ids=CSV_FAULTS.keys())
+def test_a_damaged_csv_file_is_named_with_its_fault(tmp_path, no_download, small_csv, damage, fault):
+    path = small_csv / "mnist_train.csv"
+    path.write_text(damage(path.read_text(encoding="ascii")), encoding="ascii")
+    with pytest.raises(ValueError, match=rf"mnist_train\.csv is not a sound CSV file of MNIST: .*{fault}"):
+        load_mnist(tmp_path)
+
+
+def test_the_rows_that_a_csv_file_must_have_are_those_of_the_split():
+    assert vae_utils.CSV_ROWS == {"mnist_train.csv": 60000, "mnist_test.csv": 10000}
+
+
+@pytest.mark.parametrize("download", [False, True])
+def test_the_competition_alone_is_not_enough_and_the_error_says_why(tmp_path, no_download, kaggle, download):
+    folder = kaggle / "competitions" / "digit-recognizer"
+    folder.mkdir(parents=True)
+    for name in ("train.csv", "test.csv", "sample_submission.csv"):
+        (folder / name).write_text("label,pixel0\n1,0\n", encoding="ascii")
+    with pytest.raises(FileNotFoundError, match=r"digit-recognizer does not hold it: .*42,000.*no labels"):
+        load_mnist(tmp_path, download=download)
+
+
+def test_the_default_place_is_the_one_where_kaggle_mounts_data():
+    source = Path(vae_utils.__file__).read_text(encoding="utf-8")
+    assert '\nKAGGLE_INPUT = Path("/kaggle/input")' in source
+
+
+def test_class_names_are_ten_for_each_variant():
+    assert class_names() == ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
+    assert class_names("FashionMNIST")[:2] == ("T-shirt/top", "Trouser") and class_names("KMNIST")[0] == "o"
+    assert all(len(class_names(variant)) == 10 for variant in vae_utils.VARIANTS)
+    with pytest.raises(ValueError, match="EMNIST"):
+        class_names("EMNIST")
 
 
 def test_binarize_draws_each_grey_level_with_its_probability():

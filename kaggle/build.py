@@ -1,0 +1,106 @@
+"""Write a folder that `kaggle kernels push -p FOLDER` takes as it is, from today's notebook and module.
+
+    python kaggle/build.py --user NAME
+
+A push sends one file, so the notebook has to bring its module along: a collapsed first cell writes vae_utils.py.
+The same file can be uploaded by hand, to Kaggle or to Colab. Nothing but Python itself is needed here.
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOK = "Variational-Autoencoder.ipynb"
+MODULE = "vae_utils.py"
+TEMPLATE = "explorer/template.html"  # where the repository has one, the module reads it
+
+TITLE = "Variational autoencoders on MNIST"  # Kaggle makes the kernel's address of it
+DATASET = "hojjatk/mnist-dataset"
+
+
+def code_cell(name: str, source: str) -> dict:
+    """A code cell, folded away in Kaggle's words and in JupyterLab's, so that readers begin with the text."""
+    folded = {"_kg_hide-input": True, "jupyter": {"source_hidden": True}}
+    parts = source.splitlines(keepends=True)
+    return {
+        "cell_type": "code", "execution_count": None, "id": name, "metadata": folded, "outputs": [], "source": parts,
+    }  # fmt: skip
+
+
+def file_cells() -> list[dict]:
+    """The cells that write what the notebook finds beside it in the repository, with the same text to the byte."""
+    cells = [code_cell("write-module", f"%%writefile {MODULE}\n" + (ROOT / MODULE).read_text(encoding="utf-8"))]
+    if (ROOT / TEMPLATE).is_file():  # %%writefile makes no folders, so this one is written by Python
+        text = (ROOT / TEMPLATE).read_text(encoding="utf-8")
+        lines = (
+            "from pathlib import Path\n",
+            f"Path({TEMPLATE!r}).parent.mkdir(exist_ok=True)",
+            f"Path({TEMPLATE!r}).write_bytes({text!r}.encode());",
+        )
+        cells.append(code_cell("write-template", "\n".join(lines)))
+    return cells
+
+
+def kernel_notebook() -> dict:
+    """The committed notebook without its outputs, led by the cells that write its files."""
+    notebook = json.loads((ROOT / NOTEBOOK).read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cell["outputs"], cell["execution_count"] = [], None
+    notebook["cells"] = file_cells() + notebook["cells"]
+    return notebook
+
+
+def kernel_metadata(user: str, dataset: str) -> dict:
+    """Every setting that a push may leave to chance: no GPU, no Internet, seen by nobody else until you say so."""
+    slug = re.sub(r"[^a-z0-9]+", "-", TITLE.lower()).strip("-")
+    return {
+        "id": f"{user}/{slug}",
+        "title": TITLE,
+        "code_file": NOTEBOOK,
+        "language": "python",
+        "kernel_type": "notebook",
+        "is_private": True,
+        "enable_gpu": False,
+        "enable_tpu": False,
+        "enable_internet": False,
+        "keywords": [],
+        "dataset_sources": [dataset],
+        "competition_sources": [],
+        "kernel_sources": [],
+        "model_sources": [],
+    }
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Write a folder for `kaggle kernels push -p FOLDER`.")
+    parser.add_argument("--user", required=True, help="your name on Kaggle, as in the address of your profile")
+    parser.add_argument(
+        "--dataset", default=DATASET, help="OWNER/NAME of the dataset with MNIST (default: %(default)s)"
+    )
+    parser.add_argument("--out", default=ROOT / "kaggle" / "kernel", type=Path, help="folder (default: %(default)s)")
+    arguments = parser.parse_args()
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", arguments.user):
+        parser.error(f"--user {arguments.user!r}: a name on Kaggle has letters, digits, - and _ only")
+    if not re.fullmatch(r"[A-Za-z0-9_-]+/[A-Za-z0-9_-]+", arguments.dataset):
+        parser.error(f"--dataset {arguments.dataset!r}: wanted OWNER/NAME, such as {DATASET}")
+    return arguments
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    files = {"kernel-metadata.json": kernel_metadata(arguments.user, arguments.dataset), NOTEBOOK: kernel_notebook()}
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+            (arguments.out / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SystemExit(f"Cannot write to {arguments.out}: {error}. Name another folder with --out.") from None
+    print(f"Written. Next:\n  kaggle kernels push -p {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1094,7 +1094,8 @@ def plot_latent_space(mu: Tensor, labels: Tensor, *, ax: Axes | None = None) -> 
     for mass in (0.5, 0.9, 0.99):  # in two dimensions P(|z| < r) = 1 - exp(-r^2 / 2)
         radius = math.sqrt(-2 * math.log(1 - mass))
         ax.add_patch(plt.Circle((0, 0), radius, fill=False, linewidth=1, linestyle="--", color="black"))
-        ax.text(0, -radius, f"{mass:.0%}", size=9, ha="center", va="center", path_effects=_OUTLINE)
+        if radius > 0.06 * np.ptp(ax.get_ylim()):  # the small circles of a large map are too close for numbers
+            ax.text(0, -radius, f"{mass:.0%}", size=9, ha="center", va="center", path_effects=_OUTLINE)
     ax.set(xlabel="$z_1$", ylabel="$z_2$")
     return ax
 
@@ -1147,6 +1148,8 @@ def plot_posterior(
         spread = max((marginal * (points - middle) ** 2).sum().sqrt(), sigma[axis])
         low, high = min(middle, mu[axis]) - width * spread, max(middle, mu[axis]) + width * spread
         (ax.set_xlim if axis == 0 else ax.set_ylim)(float(low), float(high))
+    ax.set_aspect("equal", adjustable="datalim")
+    ax.locator_params(nbins=5)
     ax.set(xlabel="$z_1$", ylabel="$z_2$")
     return ax
 
@@ -1167,6 +1170,7 @@ def plot_rate_distortion(results: Sequence[dict], *, ax: Axes | None = None) -> 
     ax.plot(line, best - line, color=ORANGE, linestyle="--", label=f"ELBO = {-best:.1f} nats")
     ax.set(xlabel="rate: KL, nats per image", ylabel="distortion: $-$E[log p(x|z)],\nnats per image")
     ax.set_ylim(min(distortions) - 5, max(distortions) + 8)
+    ax.margins(x=0.1)
     ax.legend(loc="upper right")
     return ax
 
@@ -1179,7 +1183,8 @@ def plot_kl_per_dimension(kl: Tensor, active: Tensor, *, ax: Axes | None = None)
     places = np.arange(len(kl))
     for chosen, color, hatch, name in ((active, BLUE, "", "active"), (~active, ORANGE, "///", "not active")):
         label = f"{name}: {int(chosen.sum())} units"
-        ax.bar(places[chosen], kl[chosen], color=color, hatch=hatch, edgecolor="white", label=label)
+        if chosen.any():
+            ax.bar(places[chosen], kl[chosen], color=color, hatch=hatch, edgecolor="white", label=label)
     ax.set(xlabel="latent dimension, sorted", ylabel="KL, nats per image")
     ax.legend()
     return ax

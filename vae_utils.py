@@ -1,4 +1,5 @@
-"""The variational autoencoder of Variational-Autoencoder.ipynb: data, model, objective, training, evaluation, plots.
+"""The variational autoencoder of Variational-Autoencoder.ipynb: data, model, objective, training, evaluation, plots,
+and a page to explore the result.
 
 The file reads from top to bottom, in the order in which the notebook uses it.
 
@@ -17,15 +18,18 @@ References
 [5] I. Loshchilov and F. Hutter, Decoupled Weight Decay Regularization, ICLR 2019, arXiv:1711.05101
 """
 
+import base64
 import gzip
+import html
 import inspect
+import json
 import math
 import textwrap
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPException
-from itertools import pairwise
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -613,6 +617,13 @@ def _spread(points: np.ndarray, distance: float) -> np.ndarray:
     return points
 
 
+def _middles(mu: np.ndarray, labels: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Each digit with the place of its numeral on the map: the median of its codes (N, 2), clear of the others."""
+    digits = np.unique(labels)
+    medians = np.stack([np.median(mu[labels == digit], axis=0) for digit in digits])
+    return list(zip(digits.tolist(), _spread(medians, distance=0.4), strict=True))
+
+
 def plot_latent_space(mu: Tensor, labels: Tensor, *, ax: Axes | None = None) -> Axes:
     """Mean codes (N, 2), coloured by digit, and the circles that hold 50, 90 and 99 % of the prior."""
     if mu.shape[1] != 2:
@@ -622,9 +633,7 @@ def plot_latent_space(mu: Tensor, labels: Tensor, *, ax: Axes | None = None) -> 
     colors = np.array(DIGIT_COLORS)[labels]
     ax.scatter(*mu.T, s=4, c=colors, alpha=0.6, linewidths=0, rasterized=True)
     outline = [patheffects.withStroke(linewidth=3, foreground="white")]
-    digits = np.unique(labels)
-    middles = _spread(np.stack([np.median(mu[labels == digit], axis=0) for digit in digits]), distance=0.4)
-    for digit, middle in zip(digits, middles, strict=True):
+    for digit, middle in _middles(mu, labels):
         ax.text(*middle, str(digit), size=17, weight="bold", ha="center", va="center", path_effects=outline)
     for mass in (0.5, 0.9, 0.99):  # in two dimensions P(|z| < r) = 1 - exp(-r^2 / 2)
         radius = math.sqrt(-2 * math.log(1 - mass))
@@ -671,3 +680,120 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     plain = "\n".join("  ".join(line).rstrip() for line in lines)
     markdown = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     display({"text/markdown": markdown, "text/plain": plain}, raw=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Explorer: a trained model and its map as one HTML page that computes in the reader's browser
+# ---------------------------------------------------------------------------------------------------------------------
+
+EXPLORER_IMAGES = 200  # images that the page carries for its button "Random test digit"
+EXPLORER_PLACEHOLDER = "/*EXPLORER_DATA*/"
+
+
+def write_explorer(
+    model: VAE,
+    images: Tensor,
+    labels: Tensor,
+    path: str | Path = "explorer/explorer.html",
+    *,
+    template: str | Path = "explorer/template.html",
+    seed: int = 0,
+) -> Path:
+    """Fill `template` with `model`, the codes of `images` (N, 784) and their `labels` (N,), and write it to `path`.
+
+    The page holds everything that it needs, about 2 MB. The weights are rounded to 16 bits, which moves pixel
+    probabilities, mu and logvar by less than 0.01; `seed` chooses the images that it shows on request.
+    Folders on the way are made, and an older page is replaced only once the new one is complete.
+    Raises ValueError if the model is not an `mlp_vae` with 2 latent dimensions and finite weights, or if images and
+    labels do not match; FileNotFoundError if there is no template; OSError if the page cannot be written.
+    """
+    _check_explorable(model)
+    _check_images(images)
+    if labels.shape != images.shape[:1] or not 0 <= labels.min() <= labels.max() < len(DIGIT_COLORS):
+        raise ValueError(f"labels must be {len(images)} digits from 0 to 9, one for each image")
+    before, after = _read_template(Path(template))
+    page = before + json.dumps(_explorer_data(model, images, labels, seed)) + after
+    return _write_whole(Path(path), page)
+
+
+def _check_explorable(model: VAE) -> None:
+    if model.latent_dim != 2:
+        raise ValueError(f"the explorer shows a plane, so it needs 2 latent dimensions, and this model has {model.latent_dim}")
+    parts = model.encoder, model.decoder
+    layers = [layer for part in parts for layer in part.hidden] if isinstance(parts[0], Encoder) else [None]
+    if not all(map(isinstance, layers, cycle((nn.Linear, nn.SiLU)))) or not isinstance(parts[1], Decoder):
+        raise ValueError("the explorer computes Linear and SiLU layers only: pass a model made by mlp_vae")
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise ValueError("the model holds weights that are not finite: train it again, with a smaller learning rate")
+
+
+def _read_template(template: Path) -> tuple[str, str]:
+    """What stands before and after the placeholder."""
+    if not template.is_file():
+        raise FileNotFoundError(
+            f"no template at {template.absolute()}: pass the path of the repository's explorer/template.html"
+        )
+    before, *after = template.read_text(encoding="utf-8").split(EXPLORER_PLACEHOLDER)
+    if len(after) != 1:
+        raise ValueError(f"{template} must hold {EXPLORER_PLACEHOLDER} exactly once, and holds it {len(after)} times")
+    return before, after[0]
+
+
+def _explorer_data(model: VAE, images: Tensor, labels: Tensor, seed: int) -> dict:
+    mu = encode_dataset(model, images)[0].cpu()
+    labels = labels.cpu()
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:EXPLORER_IMAGES]
+    return {
+        "encoder": [_pack_linear(layer) for layer in model.encoder.hidden[::2]],
+        "mu": _pack_linear(model.encoder.mu),
+        "logvar": _pack_linear(model.encoder.logvar),
+        "logvarBound": LOGVAR_BOUND,
+        "decoder": [_pack_linear(layer) for layer in model.decoder.hidden[::2]],
+        "logits": _pack_linear(model.decoder.logits),
+        "codes": _pack(mu),
+        "labels": _pack_bytes(labels),
+        "images": _pack_bytes(images.cpu()[chosen] * 255),
+        "imageLabels": _pack_bytes(labels[chosen]),
+        "averageElbo": evaluate(model, images, seed=seed)["elbo"],
+        "colors": DIGIT_COLORS,
+        "middles": [[digit, *place.tolist()] for digit, place in _middles(mu.numpy(), labels.numpy())],
+    }
+
+
+def _pack_linear(layer: nn.Linear) -> dict:
+    return {"weight": _pack(layer.weight), "bias": _pack(layer.bias)}
+
+
+def _pack(numbers: Tensor) -> dict:
+    """Numbers as 16-bit integers times one scale: with these ranges several times as exact as half precision."""
+    numbers = numbers.detach().cpu().double()
+    scale = max(numbers.abs().max().item(), 1e-30) / 32767
+    return {"scale": scale, "int16": _base64((numbers / scale).round().numpy().astype("<i2"))}
+
+
+def _pack_bytes(numbers: Tensor) -> str:
+    return _base64(numbers.round().numpy().astype(np.uint8))
+
+
+def _base64(array: np.ndarray) -> str:
+    return base64.b64encode(array.tobytes()).decode("ascii")
+
+
+def _write_whole(path: Path, text: str) -> Path:
+    """Write `text` beside `path` first and rename it, so that no reader ever meets half a file."""
+    partial = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"cannot write {path.absolute()} ({error}): choose another path or free this one") from error
+    return path
+
+
+def show_explorer(path: str | Path, *, height: int = 900) -> None:
+    """Display the page at `path` in the notebook, `height` pixels high; it is stored in the notebook's output."""
+    page = html.escape(Path(path).read_text(encoding="utf-8"))
+    frame = f'<iframe srcdoc="{page}" sandbox="allow-scripts" title="Explorer" width="100%" height="{height}"></iframe>'
+    display({"text/html": frame, "text/plain": f"{path}: open it in a browser"}, raw=True)

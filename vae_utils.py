@@ -27,7 +27,7 @@ import math
 import textwrap
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from itertools import cycle, pairwise
 from pathlib import Path
@@ -709,7 +709,8 @@ def write_explorer(
     """
     _check_explorable(model)
     _check_images(images)
-    if labels.shape != images.shape[:1] or not 0 <= labels.min() <= labels.max() < len(DIGIT_COLORS):
+    whole = labels.shape == images.shape[:1] and not labels.is_floating_point()
+    if not whole or labels.min() < 0 or labels.max() >= len(DIGIT_COLORS):
         raise ValueError(f"labels must be {len(images)} digits from 0 to 9, one for each image")
     before, after = _read_template(Path(template))
     page = before + json.dumps(_explorer_data(model, images, labels, seed)) + after
@@ -718,7 +719,9 @@ def write_explorer(
 
 def _check_explorable(model: VAE) -> None:
     if model.latent_dim != 2:
-        raise ValueError(f"the explorer shows a plane, so it needs 2 latent dimensions, and this model has {model.latent_dim}")
+        raise ValueError(
+            f"the explorer shows a plane, so it needs 2 latent dimensions, and this model has {model.latent_dim}"
+        )
     parts = model.encoder, model.decoder
     layers = [layer for part in parts for layer in part.hidden] if isinstance(parts[0], Encoder) else [None]
     if not all(map(isinstance, layers, cycle((nn.Linear, nn.SiLU)))) or not isinstance(parts[1], Decoder):
@@ -787,7 +790,8 @@ def _write_whole(path: Path, text: str) -> Path:
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise OSError(f"cannot write {path.absolute()} ({error}): choose another path or free this one") from error
     return path
 

@@ -261,7 +261,8 @@ def ink(page, name):
         """name => { const canvas = document.getElementById(name);
         const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", { willReadFrequently: true });
         copy.drawImage(canvas, 0, 0);
-        return copy.getImageData(0, 0, canvas.width, canvas.height).data.filter((v, i) => i % 4 === 3 && v > 40).length; }""",
+        const { data } = copy.getImageData(0, 0, canvas.width, canvas.height);
+        return data.filter((v, i) => i % 4 === 3 && v > 40).length; }""",
         name,
     )
 

@@ -569,6 +569,14 @@ def test_nothing_is_cut_off_at_any_width(width, written, open_page):
         .filter(([_, box]) => box.left < 0 || box.right > width + 0.5).map(([name]) => name)"""
     assert page.evaluate(outside, width) == []
     assert page.evaluate("document.getElementById('plane').clientWidth") >= 290
+    overfull = (
+        "[...document.querySelectorAll('p, button, figcaption, td, th')].filter(e => e.scrollWidth > e.clientWidth + 1)"
+    )
+    assert page.evaluate(f"{overfull}.filter(e => !e.matches('.hidden-text')).map(e => e.textContent)") == []
+    shape = "e => e.clientWidth / e.clientHeight"
+    for name in ("plane", "decoded", "pad", "seen", "near", "reconstruction"):
+        assert page.locator(f"#{name}").evaluate(shape) == pytest.approx(1, abs=0.02), f"{name} is not square"
+    assert page.locator("#strip").evaluate(shape) == pytest.approx(11, rel=0.1)
 
 
 def test_the_page_works_inside_a_notebook(written, open_page, monkeypatch, tmp_path):

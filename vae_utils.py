@@ -1,4 +1,5 @@
-"""The variational autoencoder of Variational-Autoencoder.ipynb: data, model, objective, training, evaluation, plots.
+"""The variational autoencoder of Variational-Autoencoder.ipynb: data, model, objective, training, evaluation, plots,
+and a page to explore the result.
 
 The file reads from top to bottom, in the order in which the notebook uses it.
 
@@ -17,10 +18,13 @@ References
 [5] I. Loshchilov and F. Hutter, Decoupled Weight Decay Regularization, ICLR 2019, arXiv:1711.05101
 """
 
+import base64
 import gzip
 import hashlib
+import html
 import inspect
 import io
+import json
 import math
 import os
 import textwrap
@@ -30,7 +34,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from http.client import HTTPException
-from itertools import pairwise
+from itertools import cycle, pairwise
 from numbers import Integral, Real
 from pathlib import Path
 from typing import NamedTuple
@@ -787,17 +791,20 @@ def _load_checkpoint(path, settings, model, optimizer, generator, run) -> bool:
 
 
 def _write_file(path: str | Path, kind: str, content: dict) -> None:
-    """Write `content` so that `path` holds, at every moment, either all of what it held before or all of this.
-
-    It is a file of torch.save, with a checksum of 32 bytes behind it that `torch.load` does not mind.
-    """
+    """A file of torch.save, with a checksum of 32 bytes behind it that `torch.load` does not mind."""
     buffer = io.BytesIO()
     torch.save({"kind": kind, **content}, buffer)
     data = buffer.getvalue()
+    _replace_file(path, kind, data + hashlib.sha256(data).digest())
+
+
+def _replace_file(path: str | Path, kind: str, data: bytes) -> None:
+    """Write `data` so that `path` holds, at every moment, either all of what it held before or all of this."""
     part = Path(f"{path}.part")  # in the same folder, and so on the same disk; a run that is killed may leave it behind
     try:
+        part.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
-            file.write(data + hashlib.sha256(data).digest())
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())  # the values before the name
         os.replace(part, path)
@@ -1057,7 +1064,7 @@ def plot_history(history: Sequence[dict], key: str = "elbo", *, ax: Axes | None 
         ax.plot(epochs, held_out, color=ORANGE, marker=".", linestyle="--", label="held-out images, after the epoch")
     ax.set(xlabel="epoch", ylabel="nats per image")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend()
+    ax.legend(loc="lower right")
     return ax
 
 
@@ -1074,15 +1081,20 @@ def _spread(points: np.ndarray, distance: float) -> np.ndarray:
     return points
 
 
+def _middles(points: np.ndarray, labels: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Each digit with the place of its numeral on the map: the median of its points (N, 2), clear of the others."""
+    digits = np.unique(labels)
+    medians = np.stack([np.median(points[labels == digit], axis=0) for digit in digits])
+    return list(zip(digits.tolist(), _spread(medians, distance=0.055 * np.ptp(points)), strict=True))
+
+
 def plot_codes(points: Tensor, labels: Tensor, *, ax: Axes | None = None) -> Axes:
     """Points (N, 2) in the colours of their labels (N,), with each label's numeral near the middle of its points."""
     _check_labels(labels, len(_check_codes("points", points, 2)))
     ax = _axes(ax, (7, 7))
     points, labels = points.detach().cpu().numpy(), labels.cpu().numpy()
     ax.scatter(*points.T, s=4, c=np.array(DIGIT_COLORS)[labels], alpha=0.6, linewidths=0, rasterized=True)
-    digits = np.unique(labels)
-    middles = np.stack([np.median(points[labels == digit], axis=0) for digit in digits])
-    for digit, middle in zip(digits, _spread(middles, distance=0.055 * np.ptp(points)), strict=True):
+    for digit, middle in _middles(points, labels):
         ax.text(*middle, str(digit), size=17, weight="bold", ha="center", va="center", path_effects=_OUTLINE)
     ax.set_aspect("equal")
     return ax
@@ -1091,9 +1103,11 @@ def plot_codes(points: Tensor, labels: Tensor, *, ax: Axes | None = None) -> Axe
 def plot_latent_space(mu: Tensor, labels: Tensor, *, ax: Axes | None = None) -> Axes:
     """Mean codes (N, 2), coloured by digit, and the circles that hold 50, 90 and 99 % of the prior."""
     ax = plot_codes(_check_codes("mu", mu, 2), labels, ax=ax)
-    for mass in (0.5, 0.9, 0.99):  # in two dimensions P(|z| < r) = 1 - exp(-r^2 / 2)
-        radius = math.sqrt(-2 * math.log(1 - mass))
+    circles = {mass: math.sqrt(-2 * math.log(1 - mass)) for mass in (0.5, 0.9, 0.99)}  # P(|z| < r) = 1 - exp(-r^2 / 2)
+    for radius in circles.values():
         ax.add_patch(plt.Circle((0, 0), radius, fill=False, linewidth=1, linestyle="--", color="black"))
+    ax.autoscale_view()
+    for mass, radius in circles.items():
         if radius > 0.06 * np.ptp(ax.get_ylim()):  # the small circles of a large map are too close for numbers
             ax.text(0, -radius, f"{mass:.0%}", size=9, ha="center", va="center", path_effects=_OUTLINE)
     ax.set(xlabel="$z_1$", ylabel="$z_2$")
@@ -1133,22 +1147,19 @@ def plot_posterior(
     """
     ax = _axes(ax, (4, 4))
     points, density = grid.points.cpu(), grid.density[index].cpu()
-    share = density / density.sum()
     mu, sigma = mu.detach().cpu(), torch.exp(0.5 * logvar).detach().cpu()
-    ax.contourf(
-        points, points, density / density.max(), levels=np.linspace(0.02, 1, 12), cmap="Greys", extend="neither"
-    )
-    for radius in (1, 2):
-        size = (2 * radius * sigma).tolist()
-        ax.add_patch(
-            Ellipse(mu.tolist(), *size, fill=False, color=ORANGE, linewidth=2, linestyle="-" if radius == 1 else "--")
-        )
-    for axis, marginal in enumerate((share.sum(0), share.sum(1))):
-        middle = (marginal * points).sum()
-        spread = max((marginal * (points - middle) ** 2).sum().sqrt(), sigma[axis])
-        low, high = min(middle, mu[axis]) - width * spread, max(middle, mu[axis]) + width * spread
-        (ax.set_xlim if axis == 0 else ax.set_ylim)(float(low), float(high))
-    ax.set_aspect("equal", adjustable="datalim")
+    ax.contourf(points, points, density / density.max(), levels=np.linspace(0.02, 1, 12), cmap="Greys")
+    for radius, line in ((1, "-"), (2, "--")):
+        width_height = (2 * radius * sigma).tolist()
+        ax.add_patch(Ellipse(mu.tolist(), *width_height, fill=False, color=ORANGE, linewidth=2, linestyle=line))
+    share = density / density.sum()
+    marginals = share.sum(0), share.sum(1)  # of z1 and of z2
+    middles = [(marginal * points).sum() for marginal in marginals]
+    spreads = [(m * (points - c) ** 2).sum().sqrt() for m, c in zip(marginals, middles, strict=True)]
+    low, high = torch.minimum(torch.stack(middles), mu), torch.maximum(torch.stack(middles), mu)
+    half = float((high - low).max() / 2 + width * torch.stack([*spreads, *sigma]).max())  # the same in both directions
+    x, y = ((low + high) / 2).tolist()
+    ax.set(xlim=(x - half, x + half), ylim=(y - half, y + half), aspect="equal")
     ax.locator_params(nbins=5)
     ax.set(xlabel="$z_1$", ylabel="$z_2$")
     return ax
@@ -1209,3 +1220,109 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     plain = "\n".join("  ".join(line).rstrip() for line in lines)
     markdown = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     display({"text/markdown": markdown, "text/plain": plain}, raw=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Explorer: a trained model and its map as one HTML page that computes in the reader's browser
+# ---------------------------------------------------------------------------------------------------------------------
+
+EXPLORER_IMAGES = 200  # images that the page carries for its button "Random test digit"
+EXPLORER_PLACEHOLDER = "/*EXPLORER_DATA*/"
+
+
+def write_explorer(
+    model: VAE,
+    images: Tensor,
+    labels: Tensor,
+    path: str | Path = "explorer/explorer.html",
+    *,
+    template: str | Path = "explorer/template.html",
+    seed: int = 0,
+) -> Path:
+    """Fill `template` with `model`, the codes of `images` (N, 784) and their `labels` (N,), and write it to `path`.
+
+    The page holds everything that it needs, about 2 MB. The weights are rounded to 16 bits, which moves pixel
+    probabilities, mu and logvar by less than 0.01; `seed` chooses the images that it shows on request.
+    Folders on the way are made, and an older page is replaced only once the new one is complete.
+    Raises ValueError if the model is not an `mlp_vae` with 2 latent dimensions and finite weights, or if images and
+    labels do not match; FileNotFoundError if there is no template; OSError if the page cannot be written.
+    """
+    _check_explorable(model)
+    _check_images(images)
+    _check_labels(labels, len(images))
+    before, after = _read_template(Path(template))
+    page = before + json.dumps(_explorer_data(model, images, labels, seed)) + after
+    _replace_file(path, "explorer", page.encode("utf-8"))
+    return Path(path)
+
+
+def _check_explorable(model: VAE) -> None:
+    if model.latent_dim != 2:
+        raise ValueError(
+            f"the explorer shows a plane, so it needs 2 latent dimensions, and this model has {model.latent_dim}"
+        )
+    parts = model.encoder, model.decoder
+    layers = [layer for part in parts for layer in part.hidden] if isinstance(parts[0], Encoder) else [None]
+    if not all(map(isinstance, layers, cycle((nn.Linear, nn.SiLU)))) or not isinstance(parts[1], Decoder):
+        raise ValueError("the explorer computes Linear and SiLU layers only: pass a model made by mlp_vae")
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise ValueError("the model holds weights that are not finite: train it again, with a smaller learning rate")
+
+
+def _read_template(template: Path) -> tuple[str, str]:
+    """What stands before and after the placeholder."""
+    if not template.is_file():
+        raise FileNotFoundError(
+            f"no template at {template.absolute()}: pass the path of the repository's explorer/template.html"
+        )
+    before, *after = template.read_text(encoding="utf-8").split(EXPLORER_PLACEHOLDER)
+    if len(after) != 1:
+        raise ValueError(f"{template} must hold {EXPLORER_PLACEHOLDER} exactly once, and holds it {len(after)} times")
+    return before, after[0]
+
+
+def _explorer_data(model: VAE, images: Tensor, labels: Tensor, seed: int) -> dict:
+    mu = encode_dataset(model, images)[0].cpu()
+    labels = labels.cpu()
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:EXPLORER_IMAGES]
+    return {
+        "encoder": [_pack_linear(layer) for layer in model.encoder.hidden[::2]],
+        "mu": _pack_linear(model.encoder.mu),
+        "logvar": _pack_linear(model.encoder.logvar),
+        "logvarBound": LOGVAR_BOUND,
+        "decoder": [_pack_linear(layer) for layer in model.decoder.hidden[::2]],
+        "logits": _pack_linear(model.decoder.logits),
+        "codes": _pack(mu),
+        "labels": _pack_bytes(labels),
+        "images": _pack_bytes(images.cpu()[chosen] * 255),
+        "imageLabels": _pack_bytes(labels[chosen]),
+        "averageElbo": evaluate(model, images, seed=seed)["elbo"],
+        "colors": DIGIT_COLORS,
+        "middles": [[digit, *place.tolist()] for digit, place in _middles(mu.numpy(), labels.numpy())],
+    }
+
+
+def _pack_linear(layer: nn.Linear) -> dict:
+    return {"weight": _pack(layer.weight), "bias": _pack(layer.bias)}
+
+
+def _pack(numbers: Tensor) -> dict:
+    """Numbers as 16-bit integers times one scale: with these ranges several times as exact as half precision."""
+    numbers = numbers.detach().cpu().double()
+    scale = max(numbers.abs().max().item(), 1e-30) / 32767
+    return {"scale": scale, "int16": _base64((numbers / scale).round().numpy().astype("<i2"))}
+
+
+def _pack_bytes(numbers: Tensor) -> str:
+    return _base64(numbers.round().numpy().astype(np.uint8))
+
+
+def _base64(array: np.ndarray) -> str:
+    return base64.b64encode(array.tobytes()).decode("ascii")
+
+
+def show_explorer(path: str | Path, *, height: int = 900) -> None:
+    """Display the page at `path` in the notebook, `height` pixels high; it is stored in the notebook's output."""
+    page = html.escape(Path(path).read_text(encoding="utf-8"))
+    frame = f'<iframe srcdoc="{page}" sandbox="allow-scripts" title="Explorer" width="100%" height="{height}"></iframe>'
+    display({"text/html": frame, "text/plain": f"{path}: open it in a browser"}, raw=True)

@@ -612,7 +612,9 @@ def fit(
     The same seed, model and machine give the same history, to the bit. The images are kept on the model's device.
     Raises FloatingPointError, naming epoch and batch, before a loss that is not finite reaches the weights; ValueError
     if the checkpoint is damaged or belongs to another call, and leaves it as it is; OSError if it cannot be written.
-    Whatever stops it, Ctrl-C too, leaves a model that can be used, and carries the finished rows: `error.history`.
+    Whatever stops it leaves a model that can be used: Ctrl-C (or interrupting the kernel) ends the training and returns
+    the rows of the finished epochs, if there are any; an error carries them as `error.history`.
+    Trains on the one device that holds the model.
     """
     settings = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "beta": beta, "seed": seed}
     settings |= {"num_samples": num_samples, "binarized": bool(binarized), "bfloat16": bool(bfloat16)}
@@ -632,7 +634,10 @@ def fit(
         keep = _open_checkpoint(checkpoint, settings | marks, model, optimizer, generator, run)
     try:
         _climb(model, images.to(weight.device), valid_images, settings, optimizer, generator, run, keep, progress)
-    except (KeyboardInterrupt, OSError, FloatingPointError) as stop:
+    except KeyboardInterrupt:
+        if not run["history"]:  # nothing to show for it, so the interruption stands
+            raise
+    except (OSError, FloatingPointError) as stop:
         stop.history = run["history"]
         raise
     return run["history"]
@@ -1064,7 +1069,7 @@ def plot_history(history: Sequence[dict], key: str = "elbo", *, ax: Axes | None 
         ax.plot(epochs, held_out, color=ORANGE, marker=".", linestyle="--", label="held-out images, after the epoch")
     ax.set(xlabel="epoch", ylabel="nats per image")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend(loc="lower right")
+    ax.legend(loc="lower right", fontsize="small")
     return ax
 
 

@@ -62,6 +62,7 @@ def measure(model, images: torch.Tensor, num_samples: int, seed: int) -> dict:
     estimate = estimate_log_likelihood(model, images, num_samples=num_samples, seed=seed, progress=True).double()
     return {
         **evaluate(model, images, seed=seed),
+        "images": len(images),
         "num_samples": num_samples,
         "negative_log_likelihood": -estimate.mean().item(),
         "standard_error": estimate.std().item() / len(images) ** 0.5,
@@ -79,6 +80,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--save", type=Path, help="write the weights to this file")
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights, the batches and the noise")
     parser.add_argument("--num-samples", type=int, default=500, help="importance samples K an image")
+    parser.add_argument("--images", type=int, default=10_000, help="measure only the first so many")
     parser.add_argument("--split", choices=["test", "held-out"], default="test")
     parser.add_argument("--channels", type=int, default=32)
     parser.add_argument("--depth", type=int, default=3)
@@ -91,7 +93,8 @@ def parse_options() -> argparse.Namespace:
 def main():
     options = parse_options()
     images, measured = split_images(options.split)
-    measured = binarize(measured, generator=torch.Generator().manual_seed(BINARISATION_SEED)).to(options.device)
+    measured = binarize(measured, generator=torch.Generator().manual_seed(BINARISATION_SEED))
+    measured = measured[: options.images].to(options.device)
     images = images.to(options.device)
     network = {"channels": options.channels, "depth": options.depth}
     torch.manual_seed(options.seed)

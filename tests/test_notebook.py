@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import re
 import shutil
 from pathlib import Path
@@ -47,6 +48,11 @@ def outputs(notebook):
     return [output for cell in code_cells(notebook) for output in cell.outputs]
 
 
+def printed(notebook):
+    """All that the stored run printed, as one text."""
+    return "\n".join(o.get("text", "") or o.data.get("text/plain", "") for o in outputs(notebook))
+
+
 def assert_clean(notebook):
     """Every cell has run, in order, without an error and without a word on stderr, where warnings go."""
     counts = [cell.execution_count for cell in code_cells(notebook)]
@@ -65,6 +71,8 @@ def test_a_quick_run_elsewhere_without_network_gives_no_error_and_no_warning(not
     elsewhere.mkdir()
     shutil.copy(ROOT / "vae_utils.py", elsewhere)
     shutil.copytree(ROOT / "data", elsewhere / "data")
+    (elsewhere / "explorer").mkdir()
+    shutil.copy(ROOT / "explorer" / "template.html", elsewhere / "explorer")
     copy = nbformat.from_dict(notebook)
     cell = parameters_cell(copy)
     assert cell.source.count("QUICK = False") == 1
@@ -74,7 +82,8 @@ def test_a_quick_run_elsewhere_without_network_gives_no_error_and_no_warning(not
     NotebookClient(copy, timeout=600, resources={"metadata": {"path": str(elsewhere)}}).execute()
     assert_clean(copy)
     assert len(figures(copy)) == stored
-    assert not (elsewhere / "images").exists()  # a quick run leaves the README's figures alone
+    assert not (elsewhere / "images").exists()  # a quick run leaves the README's figures and page alone
+    assert not (elsewhere / "explorer" / "explorer.html").exists()
 
 
 def test_the_stored_run_is_complete_and_clean(notebook):
@@ -115,8 +124,10 @@ def test_prose_and_code_agree_on_the_parameters(notebook):
     prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     for name in re.findall(r"`([A-Z][A-Z_]+)(?: = [^`]+)?`", prose):
         assert name in settings, f"the prose speaks of {name}, which is not among the parameters"
-    epochs = re.findall(r"(?<![\d,])(\d+) epochs", prose)  # not Burda's 3,280
-    assert set(map(int, epochs)) <= {value for name, value in settings.items() if name.endswith("EPOCHS")}
+    epochs = r"(?<![\d,])(\d+) epochs"  # not Burda's 3,280
+    known = {str(value) for name, value in settings.items() if name.endswith("EPOCHS")}
+    known |= set(re.findall(epochs, printed(notebook)))
+    assert set(re.findall(epochs, prose)) <= known
     code = "\n".join(cell.source for cell in code_cells(notebook))
     for name in settings:
         assert len(re.findall(rf"\b{name}\b", code)) >= 2, f"{name} is set and not used"
@@ -124,14 +135,13 @@ def test_prose_and_code_agree_on_the_parameters(notebook):
 
 def test_every_decimal_figure_in_the_prose_stands_in_an_output(notebook):
     """Figures such as 133.91 come from the run that is stored, in the notebook's prose and in the README."""
-    texts = [o.get("text", "") or o.data.get("text/plain", "") for o in outputs(notebook)]
-    printed = set(re.findall(r"\d+\.\d\d+", "\n".join(texts)))
+    figures = set(re.findall(r"\d+\.\d\d+", printed(notebook)))
     prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
     prose.append((ROOT / "README.md").read_text(encoding="utf-8"))
     prose[-1] = re.sub(r"(?s)## Versions\n.*?\n## ", "", prose[-1])  # numbers of versions are no results
     text = re.sub(r"\(http\S+\)|\[arXiv\S+\]|Python 3\.\d+", "", "\n".join(prose))
     for figure in re.findall(r"\d+\.\d\d+", text):
-        assert figure in printed, f"the prose says {figure}, and no output does"
+        assert figure in figures, f"the prose says {figure}, and no output does"
 
 
 def test_every_figure_has_a_text_for_those_who_cannot_see_it(notebook):
@@ -156,3 +166,17 @@ def test_the_table_of_contents_leads_to_every_section(notebook):
 
 def test_the_file_is_small_enough_to_be_shown():
     assert NOTEBOOK.stat().st_size < 6e6
+
+
+def test_the_address_of_the_repository_is_the_same_everywhere(notebook):
+    code = "\n".join(cell.source for cell in code_cells(notebook))
+    (address,) = re.findall(r'^REPOSITORY = "https://github.com/([^"]+)"', code, re.MULTILINE)
+    badges = re.findall(r"/github/(\S+?)/blob/", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert badges == [address]
+
+
+def test_the_quoted_benchmark_is_the_recorded_one(notebook):
+    report = json.loads((ROOT / "benchmarks/results/likelihood-test-5min-seed0.json").read_text(encoding="utf-8"))
+    quoted = [report["epochs"][0] + report["epochs"][1], report["num_samples"], report["negative_log_likelihood"]]
+    row = '"{} epochs", "{}", "{:.2f}"'.format(*quoted)
+    assert any(row in cell.source for cell in code_cells(notebook)), row

@@ -348,17 +348,21 @@ def test_the_elbo_of_the_page_is_the_average_over_draws(trained, written, mnist,
     torch.testing.assert_close(value, reconstruction - kl)
 
 
-def test_the_built_page_recognises_drawn_digits(open_page):
-    """Judged by the 15 nearest test codes on the plane: at least 8 of 10 drawings come back as themselves."""
+def test_drawn_digits_come_back_as_themselves(mnist, open_page):
+    """Judged by a classifier on the reconstruction, 5 nearest of 20,000 training images: at least 8 of 10 are right.
+
+    What the page says of the plane, the majority of the 15 nearest test codes, is held against the codes it carries.
+    """
     page, data = open_page(BUILT), page_data(BUILT)
     codes, labels = unpack(data["codes"]).reshape(-1, 2), list(base64.b64decode(data["labels"]))
-    judge = KNeighborsClassifier(15).fit(codes, labels)
+    plane = KNeighborsClassifier(15).fit(codes, labels)
+    judge = KNeighborsClassifier(5).fit(mnist.train_images[:20_000].numpy(), mnist.train_labels[:20_000].numpy())
     right = []
     for digit, strokes in STROKES.items():
         draw(page, strokes)
         mu = page.evaluate("[...explorer.state.posterior.mu]")
-        right.append(judge.predict([mu])[0] == digit)
-        share = judge.predict_proba([mu])[0].max()
+        right.append(judge.predict([page.evaluate("mu => [...explorer.paint(mu)]", mu)])[0] == digit)
+        share = plane.predict_proba([mu])[0].max()
         assert f"{round(share * 15)} of the 15 nearest test digits" in page.inner_text("#x-text")
         page.click("#clear")
     assert sum(right) >= 8, [digit for digit, ok in enumerate(right) if not ok]

@@ -251,5 +251,5 @@ def test_the_whole_notebook_on_the_default_dataset(notebook, tmp_path, startup):
     stored = [output for cell in committed.cells if cell.cell_type == "code" for output in cell.outputs]
     figures, wanted = (["image/png" in output.get("data", {}) for output in some] for some in (outputs, stored))
     assert sum(figures) == sum(wanted)
-    assert "train_images  (60000, 784)" in "".join(output.get("text", "") for output in outputs)
+    assert "test_images   (10000, 784)" in "".join(output.get("text", "") for output in outputs)
     assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in outputs)

@@ -187,9 +187,15 @@ def test_a_file_of_another_kind_is_refused_and_left_alone(tmp_path, write):
 def test_a_place_that_cannot_be_written_shows_before_any_training(tmp_path):
     model = small_model()
     start = weights(model)
-    with pytest.raises(OSError, match=r"could not be written \(No such file.*nowhere"):
-        train(model, tmp_path / "nowhere" / "run")
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match=r"checkpoint of fit could not be written .*another place.*run"):
+        train(model, tmp_path / "file" / "run")
     assert torch.equal(weights(model), start)
+
+
+def test_folders_on_the_way_to_a_checkpoint_are_made(tmp_path):
+    train(small_model(), tmp_path / "a" / "b" / "run")
+    assert (tmp_path / "a" / "b" / "run").is_file()
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_a_model_that_can_be_used(tmp_path, whole, monkeypatch):

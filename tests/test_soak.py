@@ -32,7 +32,7 @@ def test_training_for_many_epochs_keeps_nothing_but_its_history(tmp_path, epochs
     settings = {"binarized": True, "valid_images": IMAGES[:8], "checkpoint": tmp_path / "run", "progress": False}
     fit(model, IMAGES, epochs=epochs, batch_size=40, **settings)
     (objects, tensors), (objects_later, tensors_later) = counts
-    # A row an epoch is a dictionary; other parts of the process, such as a browser's driver, make a few objects as well.
+    # A row an epoch is a dictionary; other parts of the process, such as a browser's driver, make a few objects too.
     assert tensors_later <= tensors and objects_later - objects < 10 * epochs + 50
 
 

@@ -977,15 +977,15 @@ def posterior_on_grid(model: VAE, images: Tensor, *, limit: float = 5.0, n: int 
     images = _check_images(images).to(next(model.parameters()))
     points = torch.linspace(-limit, limit, n, device=images.device, dtype=images.dtype)
     z2, z1 = torch.meshgrid(points, points, indexing="ij")
-    log_joint = []
+    log_joint = images.new_empty(len(images), n * n)
+    parts = zip(torch.stack([z1, z2], dim=-1).view(-1, 2).split(5000), log_joint.split(5000, dim=1), strict=True)
     with _evaluating(model):
-        for z in torch.stack([z1, z2], dim=-1).view(-1, 2).split(5000):
+        for z, part in parts:
             logits = model.decode(z)  # (5000, 784)
             # log_bernoulli of every image at every code: what depends on both is one matrix product
-            log_joint.append(images @ logits.T - F.softplus(logits).sum(-1) + _log_prior(z))
-    log_joint = torch.cat(log_joint, dim=1)  # (N, n * n)
+            part.copy_(images @ logits.T - F.softplus(logits).sum(-1) + _log_prior(z))
     log_likelihood = torch.logsumexp(log_joint, dim=1) + 2 * math.log(2 * limit / (n - 1))
-    density = torch.exp(log_joint - log_likelihood[:, None]).view(-1, n, n)
+    density = log_joint.sub_(log_likelihood[:, None]).exp_().view(-1, n, n)  # in place: a fine grid is large
     return PosteriorGrid(points, density, log_likelihood)
 
 

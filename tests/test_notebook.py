@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from nbclient import NotebookClient
 
@@ -84,6 +85,45 @@ def test_a_quick_run_elsewhere_without_network_gives_no_error_and_no_warning(not
     assert len(figures(copy)) == stored
     assert not (elsewhere / "images").exists()  # a quick run leaves the README's figures and page alone
     assert not (elsewhere / "explorer" / "explorer.html").exists()
+
+
+def write_fashion(folder):
+    """Ten noisy patterns as if they were FashionMNIST's ten kinds of clothing: 1,000 to train on and 300 to test."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    patterns = random.integers(0, 256, (10, 28, 28))
+    for stem, count in (("train", 1000), ("t10k", 300)):
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        images = np.clip(patterns[labels] + random.normal(0, 30, (count, 28, 28)), 0, 255).astype(np.uint8)
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, dtype=">u4").tobytes()
+            (folder / f"{stem}-{kind}-ubyte").write_bytes(header + array.tobytes())
+
+
+def shown(cell):
+    """What a cell put out, without the numbers and the chunks of the run."""
+    text = "".join(output.get("text", "") for output in cell.outputs)
+    return text, [output.data for output in cell.outputs if "data" in output]
+
+
+def test_on_other_data_every_cell_gives_the_same_when_it_is_run_twice(notebook, tmp_path):
+    """One parameter changes the data; figures name it. No cell may depend on how often it or another has run."""
+    write_fashion(tmp_path / "data" / "FashionMNIST" / "raw")
+    shutil.copy(ROOT / "vae_utils.py", tmp_path)
+    (tmp_path / "explorer").mkdir()
+    shutil.copy(ROOT / "explorer" / "template.html", tmp_path / "explorer")
+    copy = nbformat.from_dict(notebook)
+    cell = parameters_cell(copy)
+    for before, after in (('VARIANT = "MNIST"', 'VARIANT = "FashionMNIST"'), ("QUICK = False", "QUICK = True")):
+        assert cell.source.count(before) == 1
+        cell.source = cell.source.replace(before, after)
+    copy.cells = [nbformat.from_dict(cell | {"id": f"{cell.id}-{i}"}) for cell in code_cells(copy) for i in (1, 2)]
+    NotebookClient(copy, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert_clean(copy)
+    for first, second in zip(copy.cells[::2], copy.cells[1::2], strict=True):
+        assert shown(first) == shown(second), first.source
+    text = "".join(shown(cell)[0] + str(shown(cell)[1]) for cell in copy.cells)
+    assert "grey-level FashionMNIST" in text and "| MNIST" not in text
 
 
 def test_the_stored_run_is_complete_and_clean(notebook):

@@ -132,6 +132,7 @@ def test_mutated_idx_files(tmp_path, compress, count):
         # Half of the gzipped ones are damaged before they are packed, so that the damage lies behind a sound checksum.
         inside = draw.random() < 0.5
         content = compress(mutate(sound, draw, INTERESTING)) if inside else mutate(compress(sound), draw, INTERESTING)
+        path.unlink(missing_ok=True)  # some file systems wait for the disk when a file is written over
         path.write_bytes(content)
         found, peak = measured(read_idx, path)
         expected = idx_by_hand(content)
@@ -174,6 +175,7 @@ def test_mutated_csv_files(tmp_path, monkeypatch, count):
     path, read = tmp_path / "mnist_test.csv", 0
     for _ in range(count):
         content = mutate(sound, draw, WORDS)
+        path.unlink(missing_ok=True)  # some file systems wait for the disk when a file is written over
         path.write_bytes(content)
         found, peak = measured(vae_utils._read_csv, path)
         assert peak < 4 * MEGABYTE

@@ -545,14 +545,20 @@ def log_importance_weights(
     model: VAE, x: Tensor, num_samples: int, *, generator: torch.Generator | None = None
 ) -> Tensor:
     """log w_k = log p(x|z_k) + log p(z_k) - log q(z_k|x) for K draws z_k ~ q(z|x): (B, 784) -> (K, B) ([3], eq. 8)."""
+    z, mu, logvar = _draw(model, x, num_samples, generator)
+    return _log_weights(log_bernoulli(x, model.decode(z)), z, mu, logvar)
+
+
+def _draw(model: VAE, x: Tensor, num_samples: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+    """K draws z ~ q(z|x), (K, B, L), and the mean and log variance of q, (B, L)."""
     _check_counts(num_samples=num_samples)
     mu, logvar = model.encode(x)
     z = reparameterize(mu.expand(num_samples, -1, -1), logvar.expand(num_samples, -1, -1), generator=generator)
-    return _log_weights(model, x, z, mu, logvar)
+    return z, mu, logvar
 
 
-def _log_weights(model: VAE, x: Tensor, z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
-    return log_bernoulli(x, model.decode(z)) + _log_prior(z) - log_normal(z, mu, logvar)
+def _log_weights(log_likelihood: Tensor, z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+    return log_likelihood + _log_prior(z) - log_normal(z, mu, logvar)
 
 
 def _log_prior(z: Tensor) -> Tensor:
@@ -570,11 +576,9 @@ def iwae(model: VAE, x: Tensor, num_samples: int, *, generator: torch.Generator 
     value is the bound of K draws, to be maximised; log_likelihood is E_q[log p(x|z)], the mean over the K draws, and
     kl is KL(q || p) in closed form. Each (B,). With K = 1 the value is a one-sample estimate of the ELBO.
     """
-    _check_counts(num_samples=num_samples)
-    mu, logvar = model.encode(x)
-    z = reparameterize(mu.expand(num_samples, -1, -1), logvar.expand(num_samples, -1, -1), generator=generator)
+    z, mu, logvar = _draw(model, x, num_samples, generator)
     log_likelihood = log_bernoulli(x, model.decode(z))  # (K, B)
-    log_weights = log_likelihood + _log_prior(z) - log_normal(z, mu, logvar)
+    log_weights = _log_weights(log_likelihood, z, mu, logvar)
     return Elbo(importance_weighted_bound(log_weights), log_likelihood.mean(0), kl_divergence(mu, logvar))
 
 
@@ -927,7 +931,10 @@ def estimate_log_likelihood(
         for _ in tqdm(range(num_samples), unit="sample", disable=not progress):
             z = reparameterize(mu, logvar, generator=generator)
             parts = zip(*(t.split(batch_size) for t in (images, z, mu, logvar)), strict=True)
-            log_weights = [_log_weights(model, x.to(z.device), *codes).cpu() for x, *codes in parts]
+            log_weights = [
+                _log_weights(log_bernoulli(x.to(codes.device), model.decode(codes)), codes, *q).cpu()
+                for x, codes, *q in parts
+            ]
             log_sum = torch.logaddexp(log_sum, torch.cat(log_weights).double())
     return (log_sum - math.log(num_samples)).to(mu.dtype)
 

@@ -8,6 +8,8 @@ Images       float tensors of shape (B, 784), every pixel in [0, 1].
 Bounds       in nats per image, one number per image; whoever calls takes the mean.
 Signs        `elbo` and `log_...` are to be maximised, `loss` is to be minimised.
 Randomness   from the `generator` or `seed` that is passed in, never from a hidden state.
+Checks       a wrong argument is one TypeError or ValueError that names it. A code, a logit or a weight that is not
+             finite comes out as a number that is not finite, and `fit` stops at the first such loss.
 
 References
 [1] D. P. Kingma and M. Welling, Auto-Encoding Variational Bayes, ICLR 2014, arXiv:1312.6114
@@ -257,10 +259,33 @@ def _check_images(
     _check_floats("images", images, dtype, device)
     if images.ndim != 2 or images.shape[1] != IMAGE_DIM or len(images) == 0:
         raise ValueError(f"images must have shape (B, {IMAGE_DIM}) with B of 1 or more, not {tuple(images.shape)}")
-    low, high = (bound.item() for bound in torch.aminmax(images.detach()))
-    if not (low >= -slack and high <= 1 + slack):  # written so that NaN fails too
-        raise ValueError(f"images must hold values from 0 to 1, and these run from {low:g} to {high:g}")
+    _check_range("images", images, slack)
     return images
+
+
+def _check_range(name: str, pixels: Tensor, slack: float = 0.0) -> None:
+    low, high = (bound.item() for bound in torch.aminmax(pixels.detach()))
+    if not (low >= -slack and high <= 1 + slack):  # written so that NaN fails too
+        raise ValueError(f"{name} must hold values from 0 to 1, and these run from {low:g} to {high:g}")
+
+
+def _check_pixels(x: Tensor, logits: Tensor) -> None:
+    """Pixels and their logits, with any number of draws in front."""
+    for name, tensor in (("x", x), ("logits", logits)):
+        _check_floats(name, tensor)
+    if x.ndim == 0 or x.numel() == 0 or logits.shape[-x.ndim :] != x.shape:
+        shapes = f"{tuple(x.shape)} and {tuple(logits.shape)}"
+        raise ValueError(f"x (B, {IMAGE_DIM}) and logits (..., B, {IMAGE_DIM}) must fit, and their shapes are {shapes}")
+    _check_range("x", x)
+
+
+def _check_alike(**tensors: Tensor) -> None:
+    """Tensors that belong together number by number: stretched, one would give a wrong sum in silence."""
+    for name, tensor in tensors.items():
+        _check_floats(name, tensor)
+    if len({tensor.shape for tensor in tensors.values()}) > 1:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors.values())
+        raise ValueError(f"{' and '.join(tensors)} must have the same shape, and have {shapes}")
 
 
 def _check_codes(name: str, codes: Tensor, width: int | None = None) -> Tensor:
@@ -339,6 +364,7 @@ class Encoder(nn.Module):
 
     def __init__(self, latent_dim: int, hidden_dims: Sequence[int]):
         super().__init__()
+        _check_counts(latent_dim=latent_dim)
         self.latent_dim = latent_dim
         self.hidden = _hidden_layers((IMAGE_DIM, *hidden_dims))
         self.mu = nn.Linear(hidden_dims[-1], latent_dim)
@@ -503,6 +529,7 @@ class Elbo(NamedTuple):
 
 def reparameterize(mu: Tensor, logvar: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
     """z = mu + sigma * epsilon with epsilon ~ N(0, I): a draw through which gradients flow ([1], section 2.4)."""
+    _check_alike(mu=mu, logvar=logvar)
     epsilon = torch.randn(mu.shape, generator=generator, device=mu.device, dtype=mu.dtype)
     return mu + torch.exp(0.5 * logvar) * epsilon
 
@@ -513,12 +540,15 @@ def log_bernoulli(x: Tensor, logits: Tensor) -> Tensor:
     x (B, 784) and logits (..., B, 784) -> (..., B). Computed from the logits, so that no logarithm of 0 can occur.
     For a grey x it is the expectation of log p over the images that `binarize` draws, not itself a log probability.
     """
+    _check_pixels(x, logits)
     return -F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none").sum(-1)
 
 
 def log_normal(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
     """log N(z; mu, diag exp logvar), with all its constants: (..., L) -> (...)."""
-    if not z.shape[-1:] == mu.shape[-1:] == logvar.shape[-1:]:
+    _check_floats("z", z)
+    _check_alike(mu=mu, logvar=logvar)
+    if z.shape[-1:] != mu.shape[-1:]:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (z, mu, logvar))
         raise ValueError(f"z, mu and logvar must agree in their last dimension, and have the shapes {shapes}")
     return -0.5 * (math.log(2 * math.pi) + logvar + (z - mu) ** 2 * torch.exp(-logvar)).sum(-1)
@@ -529,11 +559,13 @@ def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
 
     (B, L) -> (B,). expm1 keeps sigma^2 - 1 exact where sigma is close to 1.
     """
+    _check_alike(mu=mu, logvar=logvar)
     return 0.5 * (mu**2 + torch.expm1(logvar) - logvar).sum(-1)
 
 
 def elbo(model: VAE, x: Tensor, *, beta: float = 1.0, generator: torch.Generator | None = None) -> Elbo:
     """One-sample estimate of E_q[log p(x|z)] - beta * KL(q(z|x) || p(z)), for each image ([1], eq. 10; beta: [4])."""
+    _check_numbers(beta=beta)
     mu, logvar = model.encode(x)
     z = reparameterize(mu, logvar, generator=generator)
     log_likelihood = log_bernoulli(x, model.decode(z))
@@ -567,6 +599,9 @@ def _log_prior(z: Tensor) -> Tensor:
 
 def importance_weighted_bound(log_weights: Tensor) -> Tensor:
     """log (1/K) sum_k w_k: (K, B) -> (B,). In expectation below log p(x), and closer to it as K grows ([3], eq. 8)."""
+    _check_floats("log_weights", log_weights)
+    if log_weights.ndim == 0 or len(log_weights) == 0:
+        raise ValueError(f"log_weights must have shape (K, B) with K of 1 or more, not {tuple(log_weights.shape)}")
     return torch.logsumexp(log_weights, dim=0) - math.log(len(log_weights))
 
 
@@ -618,7 +653,8 @@ def fit(
     if the checkpoint is damaged or belongs to another call, and leaves it as it is; OSError if it cannot be written.
     Whatever stops it leaves a model that can be used: Ctrl-C (or interrupting the kernel) ends the training and returns
     the rows of the finished epochs, if there are any; an error carries them as `error.history`.
-    Trains on the one device that holds the model.
+    Trains on the one device that holds the model. Layers of your own that draw random numbers, such as dropout, take
+    them from torch's own generator, which is neither seeded here nor kept in the checkpoint.
     """
     settings = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "beta": beta, "seed": seed}
     settings |= {"num_samples": num_samples, "binarized": bool(binarized), "bfloat16": bool(bfloat16)}
@@ -958,7 +994,10 @@ def distance_to_prior(z: Tensor, *, directions: int = 200, seed: int = 0) -> flo
     so it holds for a plain autoencoder too, whose codes have no density.
     Source: Bonneel et al., Sliced and Radon Wasserstein Barycenters of Measures, 2015.
     """
-    generator = torch.Generator().manual_seed(seed)
+    _check_codes("z", z)
+    _check_counts(directions=directions)
+    _check_counts(0, seed=seed)
+    generator = torch.Generator().manual_seed(int(seed))
     u = F.normalize(torch.randn(z.shape[1], directions, generator=generator), dim=0).to(z)
     projected = (z @ u).sort(dim=0).values  # (N, directions)
     ranks = (torch.arange(len(z), device=z.device, dtype=z.dtype) + 0.5) / len(z)
@@ -979,9 +1018,12 @@ def posterior_on_grid(model: VAE, images: Tensor, *, limit: float = 5.0, n: int 
     The integral of p(x|z) p(z) over z becomes a sum over n x n codes in the square from -limit to limit. That is exact
     up to what lies outside (6e-7 of the prior beyond 5), as long as the spacing is not wide against the posteriors.
     """
+    weight = _check_model(model)
+    _check_counts(2, n=n)
+    _check_numbers(limit=limit)
     if model.latent_dim != 2:
         raise ValueError(f"a grid is for 2 latent dimensions, and this model has {model.latent_dim}")
-    images = _check_images(images).to(next(model.parameters()))
+    images = _check_images(images).to(weight)
     points = torch.linspace(-limit, limit, n, device=images.device, dtype=images.dtype)
     z2, z1 = torch.meshgrid(points, points, indexing="ij")
     log_joint = images.new_empty(len(images), n * n)
@@ -1157,6 +1199,12 @@ def plot_posterior(
 
     mu, logvar (2,). The window reaches `width` standard deviations of the wider of the two in each direction.
     """
+    _check_counts(0, index=index)
+    _check_numbers(width=width)
+    _check_alike(mu=mu, logvar=logvar)
+    if index >= len(grid.density) or mu.shape != (2,):
+        found = f"index {index} and mu and logvar {tuple(mu.shape)}"
+        raise ValueError(f"the grid holds {len(grid.density)} images, each with mu and logvar (2,), and not {found}")
     ax = _axes(ax, (4, 4))
     points, density = grid.points.cpu(), grid.density[index].cpu()
     mu, sigma = mu.detach().cpu(), torch.exp(0.5 * logvar).detach().cpu()
@@ -1182,6 +1230,9 @@ def plot_rate_distortion(results: Sequence[dict], *, ax: Axes | None = None) -> 
 
     Codes of equal ELBO lie on a falling line; the dashed one goes through the best of the points.
     """
+    keys = "beta", "kl", "log_likelihood"
+    if not results or not all(key in row for row in results for key in keys):
+        raise ValueError(f"results must be one or more dicts with {', '.join(keys)}, not {list(results)[:1]}")
     ax = _axes(ax, (6, 4))
     rates, distortions = ([sign * row[key] for row in results] for sign, key in ((1, "kl"), (-1, "log_likelihood")))
     ax.plot(rates, distortions, color=BLUE, marker="o")
@@ -1200,6 +1251,9 @@ def plot_rate_distortion(results: Sequence[dict], *, ax: Axes | None = None) -> 
 
 def plot_kl_per_dimension(kl: Tensor, active: Tensor, *, ax: Axes | None = None) -> Axes:
     """The mean KL of each latent dimension (L,) as bars, largest first; `active` (L,) says which units are in use."""
+    _check_codes("kl", kl[None] if isinstance(kl, Tensor) else kl)
+    if not isinstance(active, Tensor) or active.dtype != torch.bool or active.shape != kl.shape:
+        raise ValueError(f"active must be a bool for each of the {len(kl)} dimensions, as active_units gives them")
     ax = _axes(ax, (7, 3))
     order = kl.argsort(descending=True).cpu()
     kl, active = kl.detach().cpu()[order].numpy(), active.cpu()[order].numpy()
@@ -1261,6 +1315,7 @@ def write_explorer(
     """
     _check_explorable(model)
     _check_images(images)
+    _check_counts(0, seed=seed)
     _check_labels(labels, len(images))
     before, after = _read_template(Path(template))
     page = before + json.dumps(_explorer_data(model, images, labels, seed)) + after
@@ -1269,6 +1324,7 @@ def write_explorer(
 
 
 def _check_explorable(model: VAE) -> None:
+    _check_model(model)
     if model.latent_dim != 2:
         raise ValueError(
             f"the explorer shows a plane, so it needs 2 latent dimensions, and this model has {model.latent_dim}"
@@ -1296,7 +1352,7 @@ def _read_template(template: Path) -> tuple[str, str]:
 def _explorer_data(model: VAE, images: Tensor, labels: Tensor, seed: int) -> dict:
     mu = encode_dataset(model, images)[0].cpu()
     labels = labels.cpu()
-    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:EXPLORER_IMAGES]
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(int(seed)))[:EXPLORER_IMAGES]
     return {
         "encoder": [_pack_linear(layer) for layer in model.encoder.hidden[::2]],
         "mu": _pack_linear(model.encoder.mu),

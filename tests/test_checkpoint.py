@@ -151,6 +151,23 @@ def test_a_checkpoint_of_other_images_or_another_model_is_refused_by_name(tmp_pa
     assert path.read_bytes() == before
 
 
+def test_what_differs_is_told_of_three_things_and_of_the_rest_how_many(tmp_path):
+    path = tmp_path / "run"
+    train(small_model(), path)
+    three, five = {"epochs": 4, "beta": 2.0, "seed": 8}, {"epochs": 4, "batch_size": 5, "beta": 2.0, "seed": 8}
+    for changes, end in (
+        (three, "seed was 7 and is now 8. Nothing"),
+        (five, "beta was 1.0 and is now 2.0; and 1 more. "),
+    ):
+        with pytest.raises(ValueError, match=f": epochs was 3 and is now 4; .*{end}"):
+            train(small_model(), path, **changes)
+    with pytest.raises(ValueError, match=r"valid_images was torch.float32 .* and is now nothing\."):
+        fit(small_model(), IMAGES[:9], checkpoint=path, **SETTINGS)
+    fit(small_model(), IMAGES[:9], checkpoint=tmp_path / "without", **SETTINGS)
+    with pytest.raises(ValueError, match=r"valid_images was nothing and is now torch.float32"):
+        train(small_model(), tmp_path / "without")
+
+
 def test_a_damaged_or_truncated_file_is_refused_and_left_alone(tmp_path):
     path, other = tmp_path / "run", tmp_path / "damaged"
     train(small_model(), path)
@@ -272,6 +289,15 @@ def test_a_saved_model_comes_back_bit_for_bit(tmp_path, make):
     assert torch.equal(loaded.reconstruct(x), model.reconstruct(x))
     assert all(p.requires_grad for p in loaded.parameters()) and fit(loaded, x, epochs=1, progress=False)
     assert torch.equal(drawn, torch.rand(1, generator=torch.Generator().manual_seed(5)))  # loading draws nothing
+
+
+def test_files_are_loaded_as_weights_only_wherever_they_were_written(tmp_path, monkeypatch):
+    told = []
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda *a, **k: (told.append(k), load(*a, **k))[1])
+    save_vae(small_model(), tmp_path / "model")
+    load_vae(tmp_path / "model")
+    assert told == [{"map_location": "cpu", "weights_only": True}]
 
 
 def test_a_saved_model_that_is_damaged_is_refused(tmp_path):

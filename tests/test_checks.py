@@ -17,26 +17,37 @@ from vae_utils import (
     active_units,
     binarize,
     conv_vae,
+    distance_to_prior,
     elbo,
     encode_dataset,
     estimate_log_likelihood,
     evaluate,
     fit,
+    importance_weighted_bound,
     iwae,
+    kl_divergence,
+    log_bernoulli,
     log_importance_weights,
     log_normal,
     mlp_vae,
     plot_history,
     plot_images,
+    plot_kl_per_dimension,
     plot_latent_space,
     plot_manifold,
+    plot_posterior,
+    plot_rate_distortion,
     plot_reconstructions,
+    posterior_on_grid,
+    reparameterize,
     save_vae,
     show_table,
+    write_explorer,
 )
 
 MODEL = mlp_vae(2, (8,))
 IMAGES = torch.full((3, 784), 0.5)
+GRID = posterior_on_grid(MODEL, IMAGES, n=3)
 
 # Every function that takes images, called with a model that is sound.
 TAKE_IMAGES = {
@@ -51,6 +62,8 @@ TAKE_IMAGES = {
     "iwae": lambda images: iwae(MODEL, images, 2),
     "log_importance_weights": lambda images: log_importance_weights(MODEL, images, 2),
     "binarize": binarize,
+    "posterior_on_grid": lambda images: posterior_on_grid(MODEL, images, n=3),
+    "write_explorer": lambda images: write_explorer(MODEL, images, torch.tensor([1, 2, 3])),
     "plot_images": plot_images,
     "plot_reconstructions": lambda images: plot_reconstructions(IMAGES, images),
 }
@@ -137,11 +150,17 @@ COUNTS = {
     "num_samples of the weights": (1, lambda n: log_importance_weights(MODEL, IMAGES, n)),
     "n of sample": (1, MODEL.sample),
     "n of plot_manifold": (1, lambda n: plot_manifold(MODEL, n=n)),
+    "n of posterior_on_grid": (2, lambda n: posterior_on_grid(MODEL, IMAGES, n=n)),
+    "directions": (1, lambda n: distance_to_prior(torch.zeros(3, 2), directions=n)),
+    "seed of distance_to_prior": (0, lambda n: distance_to_prior(torch.zeros(3, 2), seed=n)),
+    "index of plot_posterior": (0, lambda n: plot_posterior(GRID, n, torch.zeros(2), torch.zeros(2))),
+    "seed of write_explorer": (0, lambda n: write_explorer(MODEL, IMAGES, torch.tensor([1, 2, 3]), seed=n)),
     "columns": (1, lambda n: plot_images(IMAGES, columns=n)),
     "latent_dim": (1, lambda n: mlp_vae(n, (8,))),
     "latent_dim and every width in hidden_dims": (1, lambda n: mlp_vae(2, (8, n))),
     "latent_dim and every width of Encoder": (1, lambda n: Encoder(2, (n, 8))),
     "latent_dim and every width of Decoder": (1, lambda n: Decoder(n, (8,))),
+    "latent_dim of Encoder": (1, lambda n: Encoder(n, (8,))),
     "latent_dim of conv_vae": (1, conv_vae),
     "channels": (1, lambda n: conv_vae(2, channels=n)),
     "hidden_dim": (1, lambda n: conv_vae(2, hidden_dim=n)),
@@ -176,6 +195,9 @@ def test_whole_numbers_of_numpy_are_whole_numbers(tmp_path):
 @pytest.mark.parametrize(("name", "call"), [
     ("learning_rate", lambda x: fit(MODEL, IMAGES, epochs=1, learning_rate=x, progress=False)),
     ("beta", lambda x: fit(MODEL, IMAGES, epochs=1, beta=x, progress=False)),
+    ("beta", lambda x: elbo(MODEL, IMAGES, beta=x)),
+    ("limit", lambda x: posterior_on_grid(MODEL, IMAGES, limit=x, n=3)),
+    ("width", lambda x: plot_posterior(GRID, 0, torch.zeros(2), torch.zeros(2), width=x)),
     ("threshold", lambda x: active_units(torch.randn(5, 2), x)),
 ])  # fmt: skip
 def test_numbers(name, call):
@@ -193,8 +215,11 @@ def test_numbers(name, call):
     lambda model: encode_dataset(model, IMAGES),
     lambda model: estimate_log_likelihood(model, IMAGES, num_samples=1),
     lambda model: save_vae(model, "nowhere/model"),
+    lambda model: posterior_on_grid(model, IMAGES),
+    lambda model: write_explorer(model, IMAGES, torch.tensor([1, 2, 3])),
     plot_manifold,
-], ids=["fit", "evaluate", "encode_dataset", "estimate_log_likelihood", "save_vae", "plot_manifold"])  # fmt: skip
+], ids=["fit", "evaluate", "encode_dataset", "estimate_log_likelihood", "save_vae", "posterior_on_grid",
+        "write_explorer", "plot_manifold"])  # fmt: skip
 def test_models(call):
     with pytest.raises(TypeError, match="model must be a VAE, not Linear"):
         call(nn.Linear(784, 2))
@@ -227,6 +252,17 @@ def test_means_for_active_units(mu, error, words):
         active_units(mu)
 
 
+def test_two_images_are_enough_for_active_units():
+    assert active_units(torch.tensor([[0.0, 1.0], [0.0, -1.0]])).tolist() == [False, True]
+
+
+def test_codes_for_a_distance():
+    with pytest.raises(ValueError, match="z must be finite, and holds 6 values"):
+        distance_to_prior(torch.full((3, 2), math.nan))
+    with pytest.raises(ValueError, match=r"z must have shape \(N, L\) with N of 1 or more, not \(3,\)"):
+        distance_to_prior(torch.zeros(3))
+
+
 @pytest.mark.parametrize(("labels", "error", "words"), [
     ([0, 1, 2], TypeError, "labels must be a tensor of whole numbers, not list"),
     (torch.zeros(3), TypeError, "labels must be a tensor of whole numbers, not a tensor of torch.float32"),
@@ -246,10 +282,71 @@ def test_means_of_a_map_are_finite():
 
 
 def test_densities_of_other_widths():
-    with pytest.raises(ValueError, match=r"last dimension, and have the shapes \(4, 2\), \(4, 1\), \(4, 2\)"):
-        log_normal(torch.zeros(4, 2), torch.zeros(4, 1), torch.zeros(4, 2))
-    with pytest.raises(ValueError, match="last dimension"):
-        log_normal(torch.zeros(4, 2), torch.zeros(4, 2), torch.zeros(4, 1))
+    with pytest.raises(ValueError, match=r"last dimension, and have the shapes \(4, 2\), \(4, 1\), \(4, 1\)"):
+        log_normal(torch.zeros(4, 2), torch.zeros(4, 1), torch.zeros(4, 1))
+    with pytest.raises(TypeError, match="z must be a tensor of floating-point numbers, not list"):
+        log_normal([0.0], torch.zeros(4, 1), torch.zeros(4, 1))
+
+
+@pytest.mark.parametrize("call", [reparameterize, kl_divergence, lambda *q: log_normal(torch.zeros(4, 2), *q)],
+                         ids=["reparameterize", "kl_divergence", "log_normal"])  # fmt: skip
+def test_a_mean_and_a_variance_that_do_not_belong_together(call):
+    for shape in ((4, 1), (1, 2), (2,), (8, 2)):  # the first three would broadcast
+        with pytest.raises(ValueError, match=r"mu and logvar must have the same shape, and have \(4, 2\), "):
+            call(torch.zeros(4, 2), torch.zeros(shape))
+    with pytest.raises(TypeError, match=r"logvar must be .* floating-point numbers, not a tensor of torch.int64"):
+        call(torch.zeros(4, 2), torch.zeros(4, 2, dtype=torch.long))
+    with pytest.raises(TypeError, match=r"mu must be .* floating-point numbers, not float"):
+        call(0.0, torch.zeros(4, 2))
+
+
+@pytest.mark.parametrize(("x", "logits", "error", "words"), [
+    (IMAGES, torch.zeros(2, 784), ValueError, r"\(3, 784\) and \(2, 784\)"),
+    (IMAGES[:1], torch.zeros(3, 784), ValueError, r"x \(B, 784\) and logits \(..., B, 784\) must fit"),
+    (IMAGES, torch.zeros(784), ValueError, r"\(3, 784\) and \(784,\)"),
+    (torch.zeros(0, 784), torch.zeros(0, 784), ValueError, r"\(0, 784\)"),
+    (torch.tensor(0.5), torch.zeros(1, 1), ValueError, "must fit"),
+    (255 * IMAGES, torch.zeros(3, 784), ValueError, "x must hold values from 0 to 1, and these run from 127.5 to"),
+    (math.nan * IMAGES, torch.zeros(3, 784), ValueError, "from 0 to 1, .* nan"),
+    (IMAGES > 0, torch.zeros(3, 784), TypeError, "x must be .* not a tensor of torch.bool"),
+    (IMAGES, [0.0], TypeError, "logits must be a tensor of floating-point numbers, not list"),
+])  # fmt: skip
+def test_pixels_and_their_logits(x, logits, error, words):
+    with pytest.raises(error, match=words):
+        log_bernoulli(x, logits)
+
+
+def test_pixels_with_draws_in_front():
+    assert log_bernoulli(IMAGES, torch.zeros(5, 2, 3, 784)).shape == (5, 2, 3)
+
+
+@pytest.mark.parametrize(("log_weights", "error", "words"), [
+    (torch.zeros(0, 3), ValueError, r"log_weights must have shape \(K, B\) with K of 1 or more, not \(0, 3\)"),
+    (torch.tensor(0.0), ValueError, r"not \(\)"),
+    (torch.zeros(2, 3, dtype=torch.long), TypeError, "log_weights must be .* not a tensor of torch.int64"),
+    ([[0.0]], TypeError, "log_weights must be .* not list"),
+])  # fmt: skip
+def test_importance_weights(log_weights, error, words):
+    with pytest.raises(error, match=words):
+        importance_weighted_bound(log_weights)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_not_hidden(value):
+    bad = torch.zeros(3, 2).index_fill(0, torch.tensor([1]), value)
+    good = torch.zeros(3, 2)
+    x = torch.tensor([0.0, 1.0]).repeat(3, 392)
+    results = {
+        "decode": MODEL.decode(bad).mean(-1),
+        "reparameterize, mu": reparameterize(bad, good).sum(-1),
+        "kl_divergence, mu": kl_divergence(bad, good),
+        "kl_divergence, logvar": kl_divergence(good, bad),
+        "log_normal": log_normal(bad, good, good),
+        "log_bernoulli": log_bernoulli(x, bad[:, :1].expand(3, 784)),
+        "importance_weighted_bound": importance_weighted_bound(torch.stack([bad[:, 0], bad[:, 0]])),
+    }
+    for name, result in results.items():
+        assert torch.isfinite(result).tolist() == [True, False, True], name
 
 
 def test_what_plots_and_tables_are_given():
@@ -259,8 +356,23 @@ def test_what_plots_and_tables_are_given():
         plot_history([{"epoch": 1, "elbo": -1.0}], "loss")
     with pytest.raises(ValueError, match=r"as many images in each row, not \[2, 3\]"):
         plot_reconstructions(IMAGES[:2], IMAGES)
+    with pytest.raises(ValueError, match=r"the grid holds 3 images, .* not index 3"):
+        plot_posterior(GRID, 3, torch.zeros(2), torch.zeros(2))
+    with pytest.raises(ValueError, match=r"each with mu and logvar \(2,\), .* \(1, 2\)"):
+        plot_posterior(GRID, 0, torch.zeros(1, 2), torch.zeros(1, 2))
+    with pytest.raises(ValueError, match="results must be one or more dicts with beta, kl, log_likelihood"):
+        plot_rate_distortion([])
+    with pytest.raises(ValueError, match=r"log_likelihood, not .*'beta'"):
+        plot_rate_distortion([{"beta": 1.0, "kl": 2.0}])
+    with pytest.raises(ValueError, match="kl must be finite"):
+        plot_kl_per_dimension(torch.full((3,), math.nan), torch.ones(3, dtype=torch.bool))
+    with pytest.raises(TypeError, match="kl must be a tensor"):
+        plot_kl_per_dimension([1.0], torch.ones(1, dtype=torch.bool))
+    for active in (torch.ones(2, dtype=torch.bool), torch.ones(3), [True] * 3):
+        with pytest.raises(ValueError, match="active must be a bool for each of the 3 dimensions"):
+            plot_kl_per_dimension(torch.ones(3), active)
     with pytest.raises(ValueError, match=r"every row must have 2 cells, as the header has, not \[2, 1\]"):
         show_table(["model", "ELBO"], [["ours", 1], ["first"]])
-    steps = torch.linspace(0, 1, 12)[:, None]
-    assert plot_images((1 - steps) * torch.ones(1, 784) + steps * torch.ones(1, 784)).has_data()  # 1 but for a rounding
+    for rounding in (1 + 5e-7, -5e-7):  # what a blend of two pictures may leave
+        assert plot_images(torch.full((1, 784), rounding)).has_data()
     plt.close("all")

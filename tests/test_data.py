@@ -152,6 +152,7 @@ def test_load_mnist_without_files_or_network_says_where_it_looked(tmp_path, no_d
     with pytest.raises(FileNotFoundError) as caught:
         load_mnist(tmp_path, download=download)
     message = str(caught.value)
+    assert message.startswith("No MNIST here: ")
     assert str(tmp_path / "MNIST" / "raw") in message and "train-images-idx3-ubyte" in message
     assert "root" in message and ("download failed" if download else "download=True") in message
 
@@ -166,6 +167,17 @@ def test_load_mnist_downloads_what_is_missing_into_root(tmp_path, images, monkey
     monkeypatch.setattr(datasets.MNIST, "_load_data", lambda self: ([], []))
     assert len(load_mnist(tmp_path, variant=variant).train_images) == 5
     assert len(list((tmp_path / variant / "raw").iterdir())) == 4
+
+
+def test_load_mnist_when_the_download_ends_and_brings_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.MNIST, "download", lambda self: None)
+    monkeypatch.setattr(datasets.MNIST, "_check_exists", lambda self: True)  # torchvision is content with other names
+    monkeypatch.setattr(datasets.MNIST, "_load_data", lambda self: ([], []))
+    with pytest.raises(
+        FileNotFoundError, match=r"^No KMNIST here: .*gz; the download did not bring them\. Put"
+    ) as caught:
+        load_mnist(tmp_path, variant="KMNIST")
+    assert str(tmp_path / "KMNIST" / "raw") in str(caught.value)
 
 
 def test_load_mnist_into_an_unwritable_place(tmp_path, monkeypatch):
@@ -205,6 +217,18 @@ def test_load_mnist_keeps_the_variants_apart(tmp_path, images, no_download, vari
         write_small_mnist(tmp_path / name / "raw", np.full_like(images, 51 * level))
     level = ["MNIST", "FashionMNIST", "KMNIST"].index(variant)
     assert (load_mnist(tmp_path, variant=variant).train_images == torch.tensor(51 * level / 255)).all()
+
+
+def test_load_mnist_refuses_images_of_another_size(tmp_path):
+    write_small_mnist(tmp_path, np.zeros((5, 28, 27), dtype=np.uint8))
+    with pytest.raises(ValueError, match="do not belong together"):
+        load_mnist(tmp_path)
+
+
+def test_load_mnist_looks_into_the_folder_data_if_none_is_named(tmp_path, images, no_download, monkeypatch):
+    write_small_mnist(tmp_path / "data", images)
+    monkeypatch.chdir(tmp_path)
+    assert len(load_mnist().train_images) == 5
 
 
 LAYOUTS = ["{slug}", "datasets/someone/{slug}", "competitions/{slug}"]
@@ -252,16 +276,20 @@ def test_root_comes_before_kaggle_and_kaggle_before_the_network(tmp_path, images
 
 
 # Slugs as Kaggle's users choose them; the file names in all of these datasets are the same.
-SLUGS = {"MNIST": "mnist-dataset", "FashionMNIST": "Fashion-MNIST", "KMNIST": "kuzushiji"}
+SLUGS = [
+    {"MNIST": "mnist-dataset", "FashionMNIST": "Fashion-MNIST", "KMNIST": "kuzushiji"},
+    {"MNIST": "hojjatk-mnist", "FashionMNIST": "fashionmnist", "KMNIST": "KMNIST"},
+]
 
 
-@pytest.mark.parametrize("variant", SLUGS)
-def test_kaggle_never_takes_one_variant_for_another(tmp_path, images, no_download, kaggle, variant):
-    for level, slug in enumerate(SLUGS.values()):
+@pytest.mark.parametrize("slugs", SLUGS)
+@pytest.mark.parametrize("variant", ["MNIST", "FashionMNIST", "KMNIST"])
+def test_kaggle_never_takes_one_variant_for_another(tmp_path, images, no_download, kaggle, variant, slugs):
+    for level, slug in enumerate(slugs.values()):
         write_small_mnist(kaggle / "datasets" / "someone" / slug, np.full_like(images, 51 * level))
-    level = list(SLUGS).index(variant)
+    level = list(slugs).index(variant)
     assert (load_mnist(tmp_path, variant=variant).train_images == torch.tensor(51 * level / 255)).all()
-    shutil.rmtree(kaggle / "datasets" / "someone" / SLUGS[variant])
+    shutil.rmtree(kaggle / "datasets" / "someone" / slugs[variant])
     with pytest.raises(FileNotFoundError, match=f"no complete {variant}"):
         load_mnist(tmp_path, variant=variant)
 
@@ -296,6 +324,7 @@ CSV_FAULTS = {
     "a column short": (lambda text: "\n".join(line[: line.rindex(",")] for line in text.splitlines()), "reshape"),
     "above 255": (lambda text: text.replace("\n3,", "\n300,"), "from 0 to 300"),
     "below 0": (lambda text: text.replace("\n3,", "\n-3,"), "from -3 to"),
+    "between two levels": (lambda text: text.replace("\n3,", "\n2.5,"), "2.5"),
     "a word": (lambda text: text.replace("\n3,", "\nthree,"), "three"),
 }
 
@@ -318,7 +347,7 @@ def test_the_competition_alone_is_not_enough_and_the_error_says_why(tmp_path, no
     folder.mkdir(parents=True)
     for name in ("train.csv", "test.csv", "sample_submission.csv"):
         (folder / name).write_text("label,pixel0\n1,0\n", encoding="ascii")
-    with pytest.raises(FileNotFoundError, match=r"digit-recognizer does not hold it: .*42,000.*no labels"):
+    with pytest.raises(FileNotFoundError, match=r"^No MNIST here: .*digit-recognizer does not hold it: .*42,000.*no"):
         load_mnist(tmp_path, download=download)
 
 
@@ -331,7 +360,7 @@ def test_class_names_are_ten_for_each_variant():
     assert class_names() == ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
     assert class_names("FashionMNIST")[:2] == ("T-shirt/top", "Trouser") and class_names("KMNIST")[0] == "o"
     assert all(len(class_names(variant)) == 10 for variant in vae_utils.VARIANTS)
-    with pytest.raises(ValueError, match="EMNIST"):
+    with pytest.raises(ValueError, match=r"^variant must be one of MNIST, FashionMNIST, KMNIST, not 'EMNIST'$"):
         class_names("EMNIST")
 
 

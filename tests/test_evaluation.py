@@ -78,6 +78,31 @@ def test_streaming_over_samples_and_batches_equals_the_bound_of_all_weights_at_o
     torch.testing.assert_close(estimate, importance_weighted_bound(log_weights))
 
 
+def test_thousands_of_samples_leave_no_rounding_in_the_sum():
+    """With q(z|x) = p(z) and a picture that ignores z, every weight is p(x): so is the mean of however many."""
+    model = mlp_vae(2, (4,))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    x = torch.full((1, 784), 0.5)
+    one, many = (estimate_log_likelihood(model, x, num_samples=k).item() for k in (1, 3000))
+    assert one == many == pytest.approx(-784 * math.log(2), rel=1e-6)
+
+
+def test_a_seed_that_is_not_given_is_0(model, images):
+    assert evaluate(model, images) == evaluate(model, images, seed=0)
+    default = estimate_log_likelihood(model, images, num_samples=2)
+    assert torch.equal(default, estimate_log_likelihood(model, images, num_samples=2, seed=0))
+
+
+def test_an_estimate_shows_its_progress_if_asked(model, images, capsys):
+    estimate_log_likelihood(model, images, num_samples=3)
+    assert not capsys.readouterr().err
+    estimate_log_likelihood(model, images, num_samples=3, progress=True)
+    shown = capsys.readouterr().err
+    assert "3/3" in shown and "sample/s" in shown
+
+
 def test_the_estimate_rises_with_more_samples(model, images):
     with torch.no_grad():
         model.decoder.logits.weight.mul_(3)  # so that the posterior differs from the prior, and one draw is not enough
@@ -158,6 +183,15 @@ def test_distance_to_prior_against_the_distance_of_gaussians():
         exact = math.sqrt(sum(m**2 for m in shift) / 3 + (scale - 1) ** 2)
         found = distance_to_prior(torch.tensor(shift) + scale * z, directions=2000)
         assert found == pytest.approx(exact, rel=0.05)
+
+
+def test_distance_to_prior_is_0_at_the_quantiles_and_follows_its_seed():
+    quantiles = distributions.Normal(0.0, 1.0).icdf((torch.arange(999, dtype=torch.float64) + 0.5) / 999)
+    assert distance_to_prior(quantiles[:, None]) < 1e-12
+    plane = torch.stack([quantiles, 2 * quantiles], dim=1)
+    assert (
+        distance_to_prior(plane) == distance_to_prior(plane, seed=0, directions=200) != distance_to_prior(plane, seed=1)
+    )
 
 
 def test_distance_to_prior_sees_holes_that_mean_and_variance_do_not():

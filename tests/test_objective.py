@@ -86,6 +86,13 @@ def test_kl_against_torch_distributions():
     torch.testing.assert_close(kl_divergence(mu, logvar), distributions.kl_divergence(normal, prior).sum(-1))
 
 
+def test_kl_of_each_dimension_adds_up_to_the_kl():
+    mu, logvar, _ = gaussians(20, 3)
+    each = kl_divergence(mu[..., None], logvar[..., None])
+    assert each.shape == (20, 3)
+    torch.testing.assert_close(each.sum(-1), kl_divergence(mu, logvar))
+
+
 def test_kl_is_zero_at_the_prior_only_and_precise_beside_it():
     assert kl_divergence(torch.zeros(1, 3), torch.zeros(1, 3)).item() == 0
     tiny = kl_divergence(torch.zeros(1, 1), torch.full((1, 1), 1e-3)).item()
@@ -100,6 +107,15 @@ def test_reparameterize_draws_from_q():
     torch.testing.assert_close(z.mean(0), mu, atol=0.03, rtol=0)
     torch.testing.assert_close(z.var(0), logvar.exp(), atol=0, rtol=0.02)
     assert abs(torch.corrcoef(z.T)[0, 1]) < 0.01
+
+
+def test_reparameterize_is_the_draw_of_torch_distributions_from_the_same_noise():
+    mu, logvar, normal = gaussians(7, 3)
+    torch.manual_seed(5)
+    expected = normal.rsample()
+    torch.manual_seed(5)
+    torch.testing.assert_close(reparameterize(mu, logvar), expected)
+    assert reparameterize(mu.to("meta"), logvar.to("meta")).is_meta  # a device without numbers: it follows its input's
 
 
 def test_reparameterize_lets_gradients_through():

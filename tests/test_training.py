@@ -111,6 +111,7 @@ def test_the_learning_rate_climbs_and_then_falls_to_zero(images, monkeypatch):
     fit(small_model(), images, epochs=100, batch_size=10, learning_rate=1e-3, progress=False)
     top = rates.index(max(rates))
     assert rates[:top] == sorted(rates[:top]) and rates[top:] == sorted(rates[top:], reverse=True)
+    assert rates[:2] == pytest.approx([1e-3 / 3, 2e-3 / 3], rel=0.01)  # 2 of 100 steps climb, and one more
     assert 1 <= top <= 5 and max(rates) == pytest.approx(1e-3, rel=0.01) and rates[-1] < 1e-6
 
 
@@ -161,9 +162,27 @@ def test_images_out_of_range_are_refused_before_training(images):
 
 
 def test_progress_shows_the_running_elbo(images, capsys):
-    fit(small_model(), images, epochs=2, batch_size=4)
+    history = fit(small_model(), images, epochs=2, batch_size=4)
     shown = capsys.readouterr().err
-    assert "6/6" in shown and "epoch 2/2, ELBO -5" in shown
+    assert "6/6" in shown and "batch/s" in shown and f"epoch 2/2, ELBO {history[-1]['elbo']:.2f}" in shown
+    fit(small_model(), images, epochs=1, progress=False)
+    assert not capsys.readouterr().err
+
+
+def test_the_optimiser_is_told_what_the_documentation_says(images, monkeypatch):
+    told = {}
+    make = torch.optim.AdamW.__init__
+    monkeypatch.setattr(torch.optim.AdamW, "__init__", lambda self, *a, **k: (told.update(k), make(self, *a, **k))[1])
+    fit(small_model(), images, epochs=1, learning_rate=1e-3, progress=False)
+    assert told == {"lr": 1e-3, "betas": (0.9, 0.99), "fused": True}  # the CPU has the fused kernel
+
+
+def test_settings_that_are_not_given_are_those_of_the_documentation():
+    images = torch.rand(130, 784, generator=torch.Generator().manual_seed(0))  # more than one batch of 128
+    expected = {"batch_size": 128, "learning_rate": 2e-3, "beta": 1.0, "num_samples": 1, "seed": 0}
+    expected |= {"binarized": False, "bfloat16": False, "valid_images": None, "checkpoint": None}
+    silent = {"epochs": 2, "progress": False}
+    assert fit(small_model(), images, **silent) == fit(small_model(), images, **expected, **silent)
 
 
 def test_more_samples_train_on_the_importance_weighted_bound(images, monkeypatch):
@@ -204,5 +223,5 @@ def test_bfloat16_rounds_the_layers_and_keeps_weights_and_bounds_in_float32(imag
 
 
 def test_beta_and_more_samples_exclude_each_other(images):
-    with pytest.raises(ValueError, match="num_samples=5 it must be 1, not 4"):
-        fit(small_model(), images, epochs=1, beta=4, num_samples=5)
+    with pytest.raises(ValueError, match="num_samples=2 it must be 1, not 4"):
+        fit(small_model(), images, epochs=1, beta=4, num_samples=2)

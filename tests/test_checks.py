@@ -241,7 +241,7 @@ def test_parts_of_a_model():
 
 
 @pytest.mark.parametrize(("mu", "error", "words"), [
-    (torch.zeros(1, 2), ValueError, "mu must hold the codes of 2 images or more"),
+    (torch.zeros(1, 2), ValueError, "^mu must hold the codes of 2 images or more, since .* and it holds 1$"),
     (torch.zeros(0, 2), ValueError, r"mu must have shape \(N, L\) with N of 1 or more, not \(0, 2\)"),
     (torch.zeros(4), ValueError, r"not \(4,\)"),
     (torch.tensor([[0.0, math.nan], [1.0, math.inf]]), ValueError, "mu must be finite, and holds 2 values"),
@@ -318,6 +318,7 @@ def test_pixels_and_their_logits(x, logits, error, words):
 
 def test_pixels_with_draws_in_front():
     assert log_bernoulli(IMAGES, torch.zeros(5, 2, 3, 784)).shape == (5, 2, 3)
+    assert log_bernoulli(IMAGES[0], torch.zeros(784)).shape == ()
 
 
 @pytest.mark.parametrize(("log_weights", "error", "words"), [

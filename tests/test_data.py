@@ -76,7 +76,7 @@ FAULTS = {
     "bad magic": (b"\x89PNG" + GOOD[4:], "0x89504e47"),
     "wrong type": (idx_bytes(np.zeros((3, 2), dtype=">f4"), 0x0D), "0x0d"),
     "no dimensions": (b"\0\0\x08\0", "0 dimensions"),
-    "inside the header": (GOOD[:9], "3 dimensions and holds 1"),
+    "inside the header": (GOOD[:14], "names 3 dimensions and holds 2 of them$"),
     "short": (GOOD[:-1], "promises 12 .* holds 11"),
     "trailing bytes": (GOOD + b"\0", "promises 12 .* holds more"),
     "no values": (idx_bytes(np.zeros((0, 28, 28), dtype=np.uint8)), "promises 0"),
@@ -199,7 +199,7 @@ def test_load_mnist_when_the_connection_breaks_off(tmp_path, monkeypatch):
 
 
 def test_load_mnist_refuses_an_unknown_variant(tmp_path):
-    with pytest.raises(ValueError, match=r"FashionMNIST.*'EMNIST'"):
+    with pytest.raises(ValueError, match=r"^variant must be one of MNIST, FashionMNIST, KMNIST, not 'EMNIST'$"):
         load_mnist(tmp_path, variant="EMNIST")
 
 
@@ -221,8 +221,10 @@ def test_load_mnist_keeps_the_variants_apart(tmp_path, images, no_download, vari
 
 def test_load_mnist_refuses_images_of_another_size(tmp_path):
     write_small_mnist(tmp_path, np.zeros((5, 28, 27), dtype=np.uint8))
-    with pytest.raises(ValueError, match="do not belong together"):
+    with pytest.raises(ValueError, match=r"ubyte do not belong together: wanted .* found \(5, 28, 27\)") as caught:
         load_mnist(tmp_path)
+    files = [str(tmp_path / f"{stem}-ubyte") for stem in ("train-images-idx3", "train-labels-idx1")]
+    assert str(caught.value).startswith(", ".join(files))
 
 
 def test_load_mnist_looks_into_the_folder_data_if_none_is_named(tmp_path, images, no_download, monkeypatch):

@@ -87,8 +87,8 @@ def test_a_quick_run_elsewhere_without_network_gives_no_error_and_no_warning(not
     assert not (elsewhere / "explorer" / "explorer.html").exists()
 
 
-def write_fashion(folder):
-    """Ten noisy patterns as if they were FashionMNIST's ten kinds of clothing: 1,000 to train on and 300 to test."""
+def write_patterns(folder):
+    """Ten noisy patterns as if they were ten kinds of clothing, or ten letters: 1,000 to train on and 300 to test."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
     patterns = random.integers(0, 256, (10, 28, 28))
@@ -106,24 +106,26 @@ def shown(cell):
     return text, [output.data for output in cell.outputs if "data" in output]
 
 
-def test_on_other_data_every_cell_gives_the_same_when_it_is_run_twice(notebook, tmp_path):
+@pytest.mark.parametrize(("variant", "times"), [("FashionMNIST", 2), ("KMNIST", 1)])
+def test_on_other_data_every_cell_runs_and_gives_the_same_when_it_is_run_twice(notebook, tmp_path, variant, times):
     """One parameter changes the data; figures name it. No cell may depend on how often it or another has run."""
-    write_fashion(tmp_path / "data" / "FashionMNIST" / "raw")
+    write_patterns(tmp_path / "data" / variant / "raw")
     shutil.copy(ROOT / "vae_utils.py", tmp_path)
     (tmp_path / "explorer").mkdir()
     shutil.copy(ROOT / "explorer" / "template.html", tmp_path / "explorer")
     copy = nbformat.from_dict(notebook)
     cell = parameters_cell(copy)
-    for before, after in (('VARIANT = "MNIST"', 'VARIANT = "FashionMNIST"'), ("QUICK = False", "QUICK = True")):
+    for before, after in (('VARIANT = "MNIST"', f'VARIANT = "{variant}"'), ("QUICK = False", "QUICK = True")):
         assert cell.source.count(before) == 1
         cell.source = cell.source.replace(before, after)
-    copy.cells = [nbformat.from_dict(cell | {"id": f"{cell.id}-{i}"}) for cell in code_cells(copy) for i in (1, 2)]
+    again = range(times)
+    copy.cells = [nbformat.from_dict(cell | {"id": f"{cell.id}-{i}"}) for cell in code_cells(copy) for i in again]
     NotebookClient(copy, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert_clean(copy)
-    for first, second in zip(copy.cells[::2], copy.cells[1::2], strict=True):
-        assert shown(first) == shown(second), first.source
+    for first, last in zip(copy.cells[::times], copy.cells[times - 1 :: times], strict=True):
+        assert shown(first) == shown(last), first.source
     text = "".join(shown(cell)[0] + str(shown(cell)[1]) for cell in copy.cells)
-    assert "grey-level FashionMNIST" in text and "| MNIST" not in text
+    assert f"grey-level {variant}" in text and "| MNIST" not in text
 
 
 def test_the_stored_run_is_complete_and_clean(notebook):

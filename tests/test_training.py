@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+import vae_utils
 from vae_utils import evaluate, fit, kl_divergence, log_importance_weights, mlp_vae
 
 
@@ -108,10 +109,10 @@ def test_the_learning_rate_climbs_and_then_falls_to_zero(images, monkeypatch):
         "step",
         lambda self, *a, **k: (rates.append(self.param_groups[0]["lr"]), step(self, *a, **k))[1],
     )
-    fit(small_model(), images, epochs=100, batch_size=10, learning_rate=1e-3, progress=False)
+    fit(small_model(), images, epochs=50, batch_size=5, learning_rate=1e-3, progress=False)  # 100 steps
     top = rates.index(max(rates))
     assert rates[:top] == sorted(rates[:top]) and rates[top:] == sorted(rates[top:], reverse=True)
-    assert rates[:2] == pytest.approx([1e-3 / 3, 2e-3 / 3], rel=0.01)  # 2 of 100 steps climb, and one more
+    assert rates[:2] == pytest.approx([1e-3 / 3, 2e-3 / 3], rel=0.01)  # 2 of the steps climb, and one more
     assert 1 <= top <= 5 and max(rates) == pytest.approx(1e-3, rel=0.01) and rates[-1] < 1e-6
 
 
@@ -175,6 +176,13 @@ def test_the_optimiser_is_told_what_the_documentation_says(images, monkeypatch):
     monkeypatch.setattr(torch.optim.AdamW, "__init__", lambda self, *a, **k: (told.update(k), make(self, *a, **k))[1])
     fit(small_model(), images, epochs=1, learning_rate=1e-3, progress=False)
     assert told == {"lr": 1e-3, "betas": (0.9, 0.99), "fused": True}  # the CPU has the fused kernel
+
+
+def test_the_bar_is_told_the_running_elbo_every_50_batches_and_at_the_end(monkeypatch):
+    told = []
+    monkeypatch.setattr(vae_utils.tqdm, "set_postfix_str", lambda self, text, **k: told.append((self.n, text[:11], k)))
+    fit(small_model(), torch.zeros(110, 784), epochs=1, batch_size=1)
+    assert told == [(n, "epoch 1/1, ", {"refresh": False}) for n in (50, 100, 110)]
 
 
 def test_settings_that_are_not_given_are_those_of_the_documentation():

@@ -35,10 +35,16 @@ def seconds(function) -> float:
     return time.perf_counter() - start
 
 
-def our_fit(images, batch_size):
+def our_fit(images, batch_size, bfloat16=False):
     """`fit`, as the notebook calls it, without the progress bar."""
     model = mlp_vae(LATENT, (HIDDEN,)).to(images.device)
-    return lambda: fit(model, images, epochs=1, batch_size=batch_size, learning_rate=LEARNING_RATE, progress=False)
+    settings = {"batch_size": batch_size, "learning_rate": LEARNING_RATE, "bfloat16": bfloat16}
+    return lambda: fit(model, images, epochs=1, progress=False, **settings)
+
+
+def our_fit_bfloat16(images, batch_size):
+    """The same with the layers in bfloat16: a coarser rounding than that of every other row."""
+    return our_fit(images, batch_size, bfloat16=True)
 
 
 def usual_loop(images, batch_size, fused=None):
@@ -141,6 +147,7 @@ def pythae_trainer(images, batch_size):
 CONTENDERS = {
     "bare matrix products (the floor)": bare_products,
     "fit": our_fit,
+    "fit with bfloat16=True": our_fit_bfloat16,
     "DataLoader over datasets.MNIST(ToTensor)": usual_loop,
     "the same with fit's fused AdamW": usual_loop_fused,
     "pythae's BaseTrainer": pythae_trainer,

@@ -307,6 +307,7 @@ def test_a_mean_and_a_variance_that_do_not_belong_together(call):
     (torch.zeros(0, 784), torch.zeros(0, 784), ValueError, r"\(0, 784\)"),
     (torch.tensor(0.5), torch.zeros(1, 1), ValueError, "must fit"),
     (255 * IMAGES, torch.zeros(3, 784), ValueError, "x must hold values from 0 to 1, and these run from 127.5 to"),
+    (IMAGES + 0.51, torch.zeros(3, 784), ValueError, "x must hold values from 0 to 1, and these run from 1.01 to 1.01"),
     (math.nan * IMAGES, torch.zeros(3, 784), ValueError, "from 0 to 1, .* nan"),
     (IMAGES > 0, torch.zeros(3, 784), TypeError, "x must be .* not a tensor of torch.bool"),
     (IMAGES, [0.0], TypeError, "logits must be a tensor of floating-point numbers, not list"),

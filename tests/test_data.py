@@ -76,7 +76,7 @@ FAULTS = {
     "bad magic": (b"\x89PNG" + GOOD[4:], "0x89504e47"),
     "wrong type": (idx_bytes(np.zeros((3, 2), dtype=">f4"), 0x0D), "0x0d"),
     "no dimensions": (b"\0\0\x08\0", "0 dimensions"),
-    "inside the header": (GOOD[:14], "names 3 dimensions and holds 2 of them$"),
+    "inside the header": (GOOD[:12], "names 3 dimensions and holds 2 of them$"),
     "short": (GOOD[:-1], "promises 12 .* holds 11"),
     "trailing bytes": (GOOD + b"\0", "promises 12 .* holds more"),
     "no values": (idx_bytes(np.zeros((0, 28, 28), dtype=np.uint8)), "promises 0"),

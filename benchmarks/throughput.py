@@ -144,11 +144,12 @@ def pythae_trainer(images, batch_size):
     return lambda: trainer.train_step(epoch=1)
 
 
+FLOOR, LOOP = "bare matrix products (the floor)", "DataLoader over datasets.MNIST(ToTensor)"
 CONTENDERS = {
-    "bare matrix products (the floor)": bare_products,
+    FLOOR: bare_products,
     "fit": our_fit,
     "fit with bfloat16=True": our_fit_bfloat16,
-    "DataLoader over datasets.MNIST(ToTensor)": usual_loop,
+    LOOP: usual_loop,
     "the same with fit's fused AdamW": usual_loop_fused,
     "pythae's BaseTrainer": pythae_trainer,
 }
@@ -172,8 +173,8 @@ def measure(images, batch_size, epochs) -> dict[str, dict]:
         name: {
             "seconds": times[name],
             "images_per_second": len(images) / median,
-            "times_the_floor": median / medians["bare matrix products (the floor)"],
-            "fit_is_faster_by": median / medians["fit"],
+            "times_the_floor": median / medians[FLOOR],
+            "faster_than_the_loop_by": medians[LOOP] / median,
         }
         for name, median in medians.items()
     }
@@ -191,10 +192,10 @@ def main():
     for batch_size in options.batch_sizes:
         figures = report["batch_sizes"][batch_size] = measure(images, batch_size, options.epochs)
         print(f"\nbatch size {batch_size}, median of {options.epochs} epochs")
-        print(f"{'':42} {'images/s':>10} {'x floor':>8} {'fit is faster by':>17}")
+        print(f"{'':42} {'images/s':>10} {'x floor':>8} {'faster than the loop by':>24}")
         for name, row in figures.items():
-            faster = f"{row['fit_is_faster_by']:.2f}"
-            print(f"{name:42} {row['images_per_second']:>10,.0f} {row['times_the_floor']:>8.2f} {faster:>17}")
+            faster = f"{row['faster_than_the_loop_by']:.2f}"
+            print(f"{name:42} {row['images_per_second']:>10,.0f} {row['times_the_floor']:>8.2f} {faster:>24}")
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 

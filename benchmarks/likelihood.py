@@ -4,8 +4,10 @@
 
 The images are binarised anew in every batch of training; the 10,000 images that are measured are binarised once, with
 a fixed seed. Training has two phases: the ELBO, then, for the last part of the time, the importance-weighted bound.
-The clock is turned into a number of epochs for each by timing a short run first, so that a run is exact to its seed and
-its epochs; the wall time that it really took is printed. `--epochs 30 4` sets the two numbers directly.
+With `--warm-up` there is one before them, in which the KL weighs a quarter: latent units that the full KL would switch
+off at once learn to be worth their price. The clock is turned into a number of epochs for each phase by timing a short
+run first, so that a run is exact to its seed and its epochs; the wall time that it really took is printed.
+`--epochs 26 2` sets the numbers directly, one for each phase.
 `--split held-out` trains on 50,000 images and measures the other 10,000 of the training set: for every choice of a
 setting. `--split test`, the default, trains on all 60,000 and measures the test set: for the final figure alone.
 `--save FILE` keeps the weights, and `--load FILE` measures such weights again, with more samples for instance.
@@ -22,33 +24,36 @@ from common import machine, split_images
 from vae_utils import active_units, binarize, conv_vae, encode_dataset, estimate_log_likelihood, evaluate, fit
 
 BINARISATION_SEED = 0  # the measured images are binarised once, the same for all runs
-PHASES = [  # each with its share of the time, and its own warm-up and decay of the learning rate
-    (0.8, {"batch_size": 128, "learning_rate": 4e-3}),
-    (0.2, {"batch_size": 128, "learning_rate": 1e-3, "num_samples": 5}),
-]
+
+Phases = list[tuple[float, dict]]  # each with its share of the time, and its own climb and decay of the learning rate
 
 
-def train(model, images, epochs: list[int], seed: int, bfloat16: bool, progress: bool = True) -> list[dict]:
+def phases_of_training(warm_up: bool) -> Phases:
+    first = {"batch_size": 128, "learning_rate": 4e-3}
+    last = (0.2, {"batch_size": 128, "learning_rate": 1e-3, "num_samples": 5})
+    return [(0.1, first | {"beta": 0.25}), (0.7, first), last] if warm_up else [(0.8, first), last]
+
+
+def train(model, images, phases: Phases, epochs: list[int], seed: int, bfloat16: bool) -> list[dict]:
     history = []
-    for number, (_, settings) in enumerate(PHASES):
+    for number, (_, settings) in enumerate(phases):
         history += fit(
             model,
             images,
             epochs=epochs[number],
-            seed=seed + 1000 * number,  # the second phase shall not repeat the order and the noise of the first
+            seed=seed + 1000 * number,  # no phase shall repeat the order and the noise of another
             binarized=True,
             bfloat16=bfloat16,
-            progress=progress,
             **settings,
         )
     return history
 
 
-def epochs_in(minutes: float, images: torch.Tensor, network: dict, bfloat16: bool) -> list[int]:
+def epochs_in(minutes: float, phases: Phases, images: torch.Tensor, network: dict, bfloat16: bool) -> list[int]:
     """How many epochs of each phase fit into the time, from runs over 100 batches that follow one that warms up."""
     model = conv_vae(**network).to(images.device)
     epochs = []
-    for share, settings in PHASES:
+    for share, settings in phases:
         some = images[: 100 * settings["batch_size"]]
         for _ in range(2):
             start = time.perf_counter()
@@ -75,8 +80,9 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, default=5, help="time for training")
-    length.add_argument("--epochs", type=int, nargs=2, help="number of epochs of the two phases, instead of a time")
+    length.add_argument("--epochs", type=int, nargs="+", help="number of epochs of each phase, instead of a time")
     length.add_argument("--load", type=Path, help="measure the weights in this file instead of training")
+    parser.add_argument("--warm-up", action="store_true", help="a tenth of the time with beta = 0.25 before the rest")
     parser.add_argument("--save", type=Path, help="write the weights to this file")
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights, the batches and the noise")
     parser.add_argument("--num-samples", type=int, default=500, help="importance samples K an image")
@@ -87,7 +93,11 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--bfloat16", action="store_true", help="fast with AVX512-BF16, AMX or a GPU, slow without")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    return parser.parse_args()
+    options = parser.parse_args()
+    phases = phases_of_training(options.warm_up)
+    if options.epochs and len(options.epochs) != len(phases):
+        parser.error(f"--epochs needs {len(phases)} numbers, one for each phase, and got {len(options.epochs)}")
+    return options
 
 
 def main():
@@ -104,12 +114,14 @@ def main():
         model.load_state_dict(torch.load(options.load, weights_only=True))
         report["weights"] = options.load.name
     else:
-        epochs = options.epochs or epochs_in(options.minutes, images, network, options.bfloat16)
-        print(f"{epochs[0]} epochs on the ELBO, {epochs[1]} on the importance-weighted bound")
+        phases = phases_of_training(options.warm_up)
+        epochs = options.epochs or epochs_in(options.minutes, phases, images, network, options.bfloat16)
+        for number, (_, settings) in zip(epochs, phases, strict=True):
+            print(f"{number} epochs with {settings}")
         start = time.perf_counter()
-        history = train(model, images, epochs, options.seed, options.bfloat16)
+        history = train(model, images, phases, epochs, options.seed, options.bfloat16)
         minutes = round((time.perf_counter() - start) / 60, 2)
-        report |= {"epochs": epochs, "minutes": minutes, "train_elbo": history[-1]["elbo"], "phases": PHASES}
+        report |= {"epochs": epochs, "minutes": minutes, "train_elbo": history[-1]["elbo"], "phases": phases}
     if options.save:
         torch.save(model.state_dict(), options.save)
     report |= measure(model, measured, options.num_samples, options.seed)

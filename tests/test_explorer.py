@@ -323,9 +323,10 @@ def test_the_page_encodes_as_pytorch_does(trained, written, mnist, open_page):
     torch.testing.assert_close(logvar, wanted_logvar, atol=1e-2, rtol=0)
 
 
-def test_the_bound_on_logvar_is_in_the_page(mnist, tmp_path, open_page):
+@pytest.mark.parametrize("bias", [-15.0, 2.0, 15.0])
+def test_the_bounds_on_logvar_are_in_the_page(mnist, tmp_path, open_page, bias):
     model = mlp_vae(2, (8,))
-    torch.nn.init.constant_(model.encoder.logvar.bias, -15.0)
+    torch.nn.init.constant_(model.encoder.logvar.bias, bias)
     page = write_explorer(model, mnist.test_images[:50], mnist.test_labels[:50], tmp_path / "p.html", template=TEMPLATE)
     logvar = encode_in(open_page(page), mnist.test_images[:5])[1]
     torch.testing.assert_close(logvar, encode_dataset(model, mnist.test_images[:5])[1], atol=1e-2, rtol=0)

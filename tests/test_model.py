@@ -3,7 +3,19 @@
 import pytest
 import torch
 
-from vae_utils import LOGVAR_BOUND, ConvDecoder, ConvEncoder, Decoder, Encoder, bounded_logvar, conv_vae, elbo, mlp_vae
+from vae_utils import (
+    LOGVAR_BOUND,
+    LOGVAR_CEILING,
+    ConvDecoder,
+    ConvEncoder,
+    Decoder,
+    Encoder,
+    bounded_logvar,
+    conv_vae,
+    elbo,
+    kl_divergence,
+    mlp_vae,
+)
 
 MODELS = {
     "one unit": (1, lambda: mlp_vae(1, (5,))),
@@ -88,11 +100,29 @@ def test_logits_are_unbounded_and_pictures_are_not():
 def test_logvar_cannot_overflow_and_keeps_its_value_and_gradient_near_zero():
     raw = torch.tensor([-1e30, -1e4, -0.1, 0.0, 0.1, 1e4, 1e30], requires_grad=True)
     logvar = bounded_logvar(raw)
-    assert logvar.abs().max() <= LOGVAR_BOUND
+    assert logvar.min() >= -LOGVAR_BOUND and logvar.max() <= LOGVAR_CEILING
     assert torch.isfinite(logvar.exp()).all() and torch.isfinite((-logvar).exp()).all()
     torch.testing.assert_close(logvar[2:5], raw[2:5], rtol=1e-4, atol=0)
     (gradient,) = torch.autograd.grad(logvar.sum(), raw)
     torch.testing.assert_close(gradient[2:5], torch.ones(3), rtol=1e-3, atol=0)
+
+
+def test_logvar_bends_before_its_ceiling_without_a_corner():
+    """Up to 1 nothing is changed by the ceiling; beyond, it is a tanh whose value and slope begin where that ends."""
+    raw = torch.linspace(-30, 30, 6001, dtype=torch.float64, requires_grad=True)
+    logvar = bounded_logvar(raw)
+    plain = 12 * torch.tanh(raw / 12)
+    torch.testing.assert_close(logvar[plain <= 1], plain[plain <= 1], rtol=0, atol=0)
+    torch.testing.assert_close(logvar[plain > 1], 1 + 3 * torch.tanh((plain[plain > 1] - 1) / 3))
+    (slope,) = torch.autograd.grad(logvar.sum(), raw)
+    assert slope.diff().abs().max() < 0.01  # steps of 0.01 in raw; a corner would be a jump
+    torch.testing.assert_close(slope[1:-1], (logvar[2:] - logvar[:-2]) / 0.02, atol=1e-4, rtol=0)
+
+
+def test_no_single_image_can_decide_the_mean_kl_of_thousands():
+    """Its variance costs at most 25 nats a dimension: a stranger among ten thousand moves their mean by 0.0025."""
+    logvar = bounded_logvar(torch.full((1, 1), 1e6))
+    assert 20 < kl_divergence(torch.zeros(1, 1), logvar) < 25
 
 
 def test_an_encoder_gone_wild_still_gives_a_finite_elbo():

@@ -339,10 +339,11 @@ def _check_numbers(**numbers: float) -> None:
 # Model
 # ---------------------------------------------------------------------------------------------------------------------
 
-# The log variance lives in (-12, 4), so standard deviations lie between 0.0025 and 7.4, however wild the weights are.
-# Below, that is narrower than any code needs. Above, no code needs to be wider than the prior, whose log variance is 0;
-# but an image unlike all others can be sent anywhere, and at 12 it alone would cost 81,000 nats a dimension: enough for
-# one among ten thousand to decide their mean, and in training to throw the weights off. At 4 it costs 25.
+# The log variance lives in (-12, 4), so standard deviations lie between 0.0025 and 7.4, and neither exp(logvar) nor
+# exp(-logvar) overflows, however wild the weights become. Below, that is narrower than any code needs. Above, no code
+# needs to be wider than the prior, whose log variance is 0; but an image unlike all others can be sent anywhere, and at
+# 12 it alone would cost 81,000 nats a dimension: enough for one among ten thousand to decide their mean, and to throw
+# the weights off in training. At 4 it costs 25.
 LOGVAR_BOUND = 12.0
 LOGVAR_BEND, LOGVAR_CEILING = 1.0, 4.0
 

@@ -1,9 +1,9 @@
-"""Write a folder that `kaggle kernels push -p FOLDER` takes as it is, from today's notebook and module.
+"""Write a folder that `kaggle kernels push -p FOLDER` takes as it is, from today's notebook and code.
 
     python kaggle/build.py --user NAME
 
-A push sends one file, so the notebook has to bring its module along: a collapsed first cell writes vae_utils.py.
-The same file can be uploaded by hand, to Kaggle or to Colab. Nothing but Python itself is needed here.
+A push sends one file, so the notebook has to bring along what lies beside it: folded first cells write these files.
+The same notebook can be uploaded by hand, to Kaggle or to Colab. Nothing but Python itself is needed here.
 """
 
 import argparse
@@ -13,8 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = "Variational-Autoencoder.ipynb"
-MODULE = "vae_utils.py"
-TEMPLATE = "explorer/template.html"  # where the repository has one, the module reads it
+FILES = ("vae_utils.py", "explorer/explorer.py", "explorer/template.html")  # what the notebook needs beside it
 
 TITLE = "Variational autoencoders on MNIST"  # Kaggle makes the kernel's address of it
 DATASET = "hojjatk/mnist-dataset"
@@ -30,16 +29,11 @@ def code_cell(name: str, source: str) -> dict:
 
 
 def file_cells() -> list[dict]:
-    """The cells that write what the notebook finds beside it in the repository, with the same text to the byte."""
-    cells = [code_cell("write-module", f"%%writefile {MODULE}\n" + (ROOT / MODULE).read_text(encoding="utf-8"))]
-    if (ROOT / TEMPLATE).is_file():  # %%writefile makes no folders, so this one is written by Python
-        text = (ROOT / TEMPLATE).read_text(encoding="utf-8")
-        lines = (
-            "from pathlib import Path\n",
-            f"Path({TEMPLATE!r}).parent.mkdir(exist_ok=True)",
-            f"Path({TEMPLATE!r}).write_bytes({text!r}.encode());",
-        )
-        cells.append(code_cell("write-template", "\n".join(lines)))
+    """The cells that write FILES, with the same text to the byte. %%writefile makes no folder, so one cell does."""
+    cells = [code_cell("write-folder", 'from pathlib import Path\n\nPath("explorer").mkdir(exist_ok=True)')]
+    for name in FILES:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        cells.append(code_cell(f"write-{Path(name).stem}", f"%%writefile {name}\n{text}"))
     return cells
 
 

@@ -1,7 +1,7 @@
 """Run the notebook in JupyterLab as a person does, in a real browser, and look at what is seen.
 
     pip install -r requirements-dev.txt
-    python tests/try_jupyterlab.py [SCREENSHOT.png]
+    python tools/jupyterlab.py [SCREENSHOT.png]
 
 Headless Chromium or Chrome opens a copy with QUICK = True and chooses Run > Run All Cells. It must then see the
 progress bar while the model learns, as many figures as the committed notebook stores, and no error.

@@ -1,7 +1,7 @@
 """Run all tests in a fresh virtual environment, with the oldest versions that requirements.txt allows or the newest.
 
-    python3.10 tests/try_versions.py oldest
-    python3.14 tests/try_versions.py newest
+    python3.10 tools/versions.py oldest
+    python3.14 tools/versions.py newest
 
 The Python that runs this file is the one that is tried. The environment lies in a temporary folder and is removed at
 the end; PyTorch's packages for Linux need about 6 GB on the way. Further words go to pytest, such as `-k "not quick"`.

@@ -1,13 +1,13 @@
 """Mutation score: of all small changes to vae_utils.py, how many turn a test red?
 
     pip install mutmut==3.8.1
-    python tests/mutants.py [NAME ...]
+    python tools/mutants.py [NAME ...]
 
 mutmut, whose settings are in pyproject.toml, writes the changed functions into the folder mutants/ and finds out which
 test runs which function. Its own runner begins afresh for each mutant, which takes seconds; this one collects the tests
 once and forks for each mutant, so that 1,800 of them take half an hour of one core (on Linux and macOS). A mutant is
-killed by a test that fails, an error that ends the run, or 200 seconds without an end. The sections counted are data,
-objective, training, files and evaluation. With NAMEs, only these are tried; `mutmut show NAME` tells what one changes.
+killed by a test that fails, an error that ends the run, or 200 seconds without an end. The sections counted are
+Objective, Training, Evaluation and Data. With NAMEs, only these are tried; `mutmut show NAME` tells what one changes.
 """
 
 import json
@@ -25,7 +25,7 @@ import torch
 from _pytest.main import pytest_runtestloop
 
 ROOT = Path(__file__).resolve().parent.parent
-SECTIONS = ("Data", "Objective", "Training", "Files", "Evaluation")
+SECTIONS = ("Objective", "Training", "Evaluation", "Data")
 SECONDS = 200
 
 

@@ -380,7 +380,7 @@ def fit(
     # The fused kernel makes one pass over the weights. Within a few thousand steps, a memory of 100 steps for the
     # squared gradients reaches a higher ELBO than the usual 1,000.
     fused = device.type in ("cpu", "cuda")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.99), fused=fused)
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.99), fused=fused)
     history = []
     if checkpoint is not None:
         settings |= {"images": _fingerprint(images), "valid_images": _fingerprint(valid_images), "device": device.type}
@@ -393,7 +393,7 @@ def fit(
     try:
         for epoch in range(len(history) + 1, epochs + 1):
             order = torch.randperm(len(images), generator=generator, device=device)
-            totals = torch.zeros(2, device=device)  # log likelihood and KL, summed over the images
+            totals = images.new_zeros(2)  # log likelihood and KL, summed over the images
             for batch, chosen in enumerate(order.split(batch_size)):
                 x = images.index_select(0, chosen)  # copies whole rows: three times as fast as images[chosen]
                 x = torch.bernoulli(x, generator=generator) if binarized else x
@@ -476,7 +476,7 @@ def _replace_file(path: str | Path, data: bytes, kind: str) -> None:
         os.replace(part, path)
     except OSError as error:
         with suppress(OSError):
-            part.unlink(missing_ok=True)
+            part.unlink()
         message = f"the {kind} could not be written ({error.strerror}); an older one is left as it was"
         raise OSError(error.errno, message, str(path)) from error
 
@@ -505,9 +505,16 @@ def encode_dataset(model: VAE, images: Tensor, *, batch_size: int = 1000) -> tup
     _check_images(images, model)
     device = next(model.parameters()).device
     with eval_mode(model):
-        parts = [model.encode(x.to(device)) for x in images.split(int(batch_size))]
-    mu, logvar = zip(*parts, strict=True)
-    return torch.cat(mu), torch.cat(logvar)
+        parts = [torch.stack(model.encode(x.to(device))) for x in images.split(int(batch_size))]  # each (2, B, L)
+    mu, logvar = torch.cat(parts, dim=1)
+    return mu, logvar
+
+
+def _log_likelihood(model: VAE, images: Tensor, z: Tensor, batch_size: int) -> Tensor:
+    """log p(x|z) of every image (N, 784) at its own code (N, L), in batches: (N,)."""
+    parts = zip(images.split(int(batch_size)), z.split(int(batch_size)), strict=True)
+    with eval_mode(model):
+        return torch.cat([log_bernoulli(x.to(z.device), model.decode(codes)) for x, codes in parts])
 
 
 def evaluate(model: VAE, images: Tensor, *, batch_size: int = 1000, seed: int = 0) -> dict[str, float]:
@@ -518,11 +525,9 @@ def evaluate(model: VAE, images: Tensor, *, batch_size: int = 1000, seed: int = 
     _check_numbers(Integral, 0, seed=seed)
     mu, logvar = encode_dataset(model, images, batch_size=batch_size)
     z = reparameterize(mu, logvar, generator=torch.Generator(mu.device).manual_seed(int(seed)))
-    with eval_mode(model):
-        parts = zip(images.split(int(batch_size)), z.split(int(batch_size)), strict=True)
-        log_likelihood = torch.cat([log_bernoulli(x.to(z.device), model.decode(codes)) for x, codes in parts])
-    means = {"log_likelihood": log_likelihood.mean().item(), "kl": kl_divergence(mu, logvar).mean().item()}
-    return {"elbo": means["log_likelihood"] - means["kl"], **means}
+    log_likelihood = _log_likelihood(model, images, z, batch_size).mean().item()
+    kl = kl_divergence(mu, logvar).mean().item()
+    return {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl}
 
 
 def estimate_log_likelihood(
@@ -538,15 +543,10 @@ def estimate_log_likelihood(
     mu, logvar = encode_dataset(model, images, batch_size=batch_size)
     generator = torch.Generator(mu.device).manual_seed(int(seed))
     log_sum = torch.full((len(images),), -math.inf, dtype=torch.float64)  # in float32, rounding would add up
-    with eval_mode(model):
-        for _ in tqdm(range(num_samples), unit="sample", disable=not progress):
-            z = reparameterize(mu, logvar, generator=generator)
-            log_likelihood = [
-                log_bernoulli(x.to(z.device), model.decode(codes))
-                for x, codes in zip(images.split(int(batch_size)), z.split(int(batch_size)), strict=True)
-            ]
-            log_weights = torch.cat(log_likelihood) + log_prior(z) - log_normal(z, mu, logvar)
-            log_sum = torch.logaddexp(log_sum, log_weights.cpu().double())
+    for _ in tqdm(range(num_samples), unit="sample", disable=not progress):
+        z = reparameterize(mu, logvar, generator=generator)
+        log_weights = _log_likelihood(model, images, z, batch_size) + log_prior(z) - log_normal(z, mu, logvar)
+        log_sum = torch.logaddexp(log_sum, log_weights.cpu())
     return (log_sum - math.log(num_samples)).to(mu.dtype)
 
 
@@ -593,13 +593,13 @@ def posterior_on_grid(model: VAE, images: Tensor, *, limit: float = 5.0, n: int 
     images = images.to(next(model.parameters()).device)
     points = torch.linspace(-limit, limit, n, device=images.device, dtype=images.dtype)
     z2, z1 = torch.meshgrid(points, points, indexing="ij")
-    log_joint = images.new_empty(len(images), n * n)
-    parts = zip(torch.stack([z1, z2], dim=-1).view(-1, 2).split(1000), log_joint.split(1000, dim=1), strict=True)
+    parts = []
     with eval_mode(model):
-        for z, part in parts:
+        for z in torch.stack([z1, z2], dim=-1).view(-1, 2).split(1000):
             logits = model.decode(z)  # (1000, 784)
             # log_bernoulli of every image at every code: what depends on both is one matrix product
-            part.copy_(images @ logits.T - F.softplus(logits).sum(-1) + log_prior(z))
+            parts.append(images @ logits.T - F.softplus(logits).sum(-1) + log_prior(z))
+    log_joint = torch.cat(parts, dim=1)  # (N, n * n)
     log_likelihood = torch.logsumexp(log_joint, dim=1) + 2 * math.log(2 * limit / (n - 1))
     density = log_joint.sub_(log_likelihood[:, None]).exp_().view(-1, n, n)  # in place: a fine grid is large
     return PosteriorGrid(points, density, log_likelihood)
@@ -746,7 +746,7 @@ def _read_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
         if rows != CSV_ROWS[path.name]:
             raise ValueError(f"it should hold {CSV_ROWS[path.name]:,} rows below its header, and holds {rows:,}")
         # As floats first: asked for uint8, NumPy 1.26 would take 300 for 44, and 1.5 for 1.
-        table = np.loadtxt(path, dtype=np.float32, delimiter=",", skiprows=1, comments=None, ndmin=2)
+        table = np.loadtxt(path, dtype=np.float32, delimiter=",", skiprows=1, comments=None)
         low, high = table.min(), table.max()
         if not (low >= 0 and high <= 255 and (table == table.astype(np.uint8)).all()):
             raise ValueError(f"it should hold whole numbers from 0 to 255, and these run from {low:g} to {high:g}")

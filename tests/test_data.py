@@ -63,13 +63,23 @@ def test_read_idx_gives_back_what_was_written(tmp_path, images, compress):
     assert array.dtype == np.uint8 and np.array_equal(array, images)
 
 
+def test_read_idx_reads_from_one_value_to_its_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(vae_utils, "IDX_LIMIT", 3)
+    for size in (1, 3, 4):
+        (tmp_path / "file").write_bytes(idx_bytes(np.ones(size, dtype=np.uint8)))
+        if size <= 3:
+            assert read_idx(tmp_path / "file").tolist() == size * [1]
+    with pytest.raises(ValueError, match="promises 4"):
+        read_idx(tmp_path / "file")
+
+
 GOOD = idx_bytes(np.arange(12, dtype=np.uint8).reshape(3, 2, 2))
 FAULTS = {
-    "empty file": (b"", ""),
+    "empty file": (b"", "ends inside its header"),
     "bad magic": (b"\0\1" + GOOD[2:], "does not start like"),
     "wrong type": (idx_bytes(np.zeros((3, 2), dtype=">f4"), 0x0D), "unsigned bytes"),
     "no dimensions": (b"\0\0\x08\0\7", "does not start like"),
-    "inside the header": (GOOD[:12], ""),
+    "inside the header": (GOOD[:12], "ends inside its header"),
     "short": (GOOD[:-1], "promises 12 .* holds 11"),
     "trailing bytes": (GOOD + b"\0", "promises 12 .* holds more"),
     "no values": (idx_bytes(np.zeros((0, 28, 28), dtype=np.uint8)), "promises 0"),

@@ -83,9 +83,9 @@ def test_thousands_of_samples_leave_no_rounding_in_the_sum():
 
 
 def test_an_estimate_shows_its_progress_only_if_asked(model, images, capsys):
-    for progress in (False, True):
-        estimate_log_likelihood(model, images, num_samples=3, progress=progress)
-        assert bool(capsys.readouterr().err) is progress
+    for asked in ({}, {"progress": True}):
+        estimate_log_likelihood(model, images, num_samples=3, **asked)
+        assert ("3/3" in capsys.readouterr().err) is bool(asked)
 
 
 def test_the_estimate_rises_with_more_samples(model, images):
@@ -132,6 +132,7 @@ def test_active_units_are_those_whose_mean_moves():
     mu = torch.randn(5000, 4, generator=generator()) * torch.tensor([1.0, 0.11, 0.09, 0.0]) + 3
     assert vae.active_units(mu).tolist() == [True, True, False, False]
     assert vae.active_units(mu, threshold=0.001).tolist() == [True, True, True, False]
+    assert vae.active_units(mu, threshold=0.0)[:3].all() and not vae.active_units(torch.ones(9, 1), threshold=0.0)
 
 
 def test_the_sliced_distance_against_the_distance_of_gaussians():
@@ -148,7 +149,8 @@ def test_the_sliced_distance_is_0_at_the_quantiles_and_follows_its_seed():
     quantiles = distributions.Normal(0.0, 1.0).icdf((torch.arange(999, dtype=torch.float64) + 0.5) / 999)
     assert sliced_wasserstein_to_prior(quantiles[:, None]) < 1e-12
     plane = torch.stack([quantiles, 2 * quantiles], dim=1)
-    default, same, other = (sliced_wasserstein_to_prior(plane, **s) for s in ({}, {"seed": 0}, {"seed": 1}))
+    default, other = sliced_wasserstein_to_prior(plane), sliced_wasserstein_to_prior(plane, seed=1)
+    same = sliced_wasserstein_to_prior(plane, seed=0, directions=200)
     assert default == same != other
 
 
@@ -156,6 +158,18 @@ def test_the_sliced_distance_sees_holes_that_mean_and_variance_do_not():
     """Points at -1 and 1: mean 0, variance 1, and W2^2 = E[(|x| - 1)^2] = 2 - 2 sqrt(2 / pi) from N(0, 1)."""
     z = torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat(5000)[:, None]
     assert sliced_wasserstein_to_prior(z) == pytest.approx(math.sqrt(2 - 2 * math.sqrt(2 / math.pi)), abs=1e-3)
+
+
+def test_images_go_to_the_device_of_the_model(model, images):
+    """The meta device holds no numbers, so that these calls fail unless images and codes are brought there."""
+    there = model.to("meta")
+    assert all(part.is_meta for part in vae.encode_dataset(there, images))
+    assert vae.posterior_on_grid(there, images, n=3).density.is_meta
+
+
+def test_the_grid_reaches_to_5_in_steps_of_a_fiftieth(model, images):
+    points = vae.posterior_on_grid(model, images[:1]).points
+    torch.testing.assert_close(points, torch.linspace(-5, 5, 501))
 
 
 def test_posterior_on_grid_against_quadrature_and_torch_distributions(model, images):

@@ -189,7 +189,16 @@ def test_a_callback_changes_no_bit_of_the_result():
     assert torch.equal(weights(model), weights(alone))
 
 
-def test_progress_is_written_to_stderr_or_not_at_all(capsys):
-    for progress in (True, False):
-        fit(small_model(), IMAGES, epochs=1, progress=progress)
-        assert bool(capsys.readouterr().err) == progress
+def test_progress_counts_the_batches_on_stderr_unless_it_is_turned_off(tmp_path, capsys):
+    settings = {"epochs": 2, "batch_size": 4, "checkpoint": tmp_path / "run"}
+
+    def stop(row):
+        raise KeyboardInterrupt
+
+    fit(small_model(), IMAGES, callback=stop, **settings)
+    assert "0/6" in capsys.readouterr().err
+    history = fit(small_model(), IMAGES, **settings)  # goes on with the second epoch
+    shown = capsys.readouterr().err
+    assert "3/6" in shown and "6/6" in shown and "0/6" not in shown and f"{history[-1]['elbo']:.2f}" in shown
+    fit(small_model(), IMAGES, epochs=1, progress=False)
+    assert not capsys.readouterr().err

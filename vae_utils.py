@@ -1,11 +1,11 @@
 """The variational autoencoder of Variational-Autoencoder.ipynb, in the order in which one would explain it:
 model, objective, training, evaluation, data, checks, plots.
 
-Letters      B batch, K importance samples, L latent dimensions, N images.
+Letters      B batch, K importance samples, L latent dimensions, N images; H hidden units, C channels.
 Images       float tensors of shape (B, 784), every pixel in [0, 1].
-Bounds       in nats per image, one number for each image; the caller takes the mean.
-Signs        `elbo` and `log_...` are maximised, `loss` is minimised.
-Randomness   comes from the `generator` or the `seed` that is passed in.
+Bounds       in nats, one number for each image; `fit` and `evaluate` return means over the images.
+Signs        higher is better, except for `loss`.
+Randomness   from the `generator` or `seed` that is passed in; without a generator, from PyTorch's global one.
 
 References
 [1] D. P. Kingma and M. Welling, Auto-Encoding Variational Bayes, ICLR 2014, arXiv:1312.6114
@@ -53,14 +53,14 @@ PATCH_SIDE, GRID_SIDE = 4, 7  # conv_vae sees an image as 7 x 7 patches of 4 x 4
 # Model
 # ---------------------------------------------------------------------------------------------------------------------
 
-# Bounds, so that exp(logvar) cannot overflow and one strange image cannot decide the mean KL of thousands: a log
-# variance of 4 costs 25 nats per dimension, one of 12 would cost 81,000, and the prior's own is 0.
+# With these bounds exp(logvar) cannot overflow, and one outlier cannot dominate the mean KL of thousands: a log
+# variance of 4 costs 25 nats per dimension, one of 12 would cost 81,000. The prior's own is 0.
 LOGVAR_BOUND = 12.0
 LOGVAR_BEND, LOGVAR_CEILING = 1.0, 4.0
 
 
 def bounded_logvar(raw: Tensor) -> Tensor:
-    """Squash any number smoothly into (-12, 4). Near 0 it hardly changes, and unlike a clamp it keeps its gradient."""
+    """Squash any number smoothly into (-12, 4): nearly the identity around 0, and no dead gradient as in a clamp."""
     logvar = LOGVAR_BOUND * torch.tanh(raw / LOGVAR_BOUND)
     room = LOGVAR_CEILING - LOGVAR_BEND
     return torch.where(logvar > LOGVAR_BEND, LOGVAR_BEND + room * torch.tanh((logvar - LOGVAR_BEND) / room), logvar)
@@ -101,8 +101,8 @@ class Decoder(nn.Module):
 class VAE(nn.Module):
     """An encoder and a decoder that share a latent space, with the prior p(z) = N(0, I) over it ([1], [2]).
 
-    Any two modules will do: an encoder from (B, 784) to mu and logvar, (B, L) each, with an attribute `latent_dim`,
-    and a decoder from (..., L) to logits (..., 784).
+    Put in your own: an encoder from (B, 784) to mu and logvar, (B, L) each, that has an attribute `latent_dim`, and a
+    decoder from (..., L) to logits (..., 784).
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module):
@@ -123,10 +123,10 @@ class VAE(nn.Module):
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of q(z|x): images (B, 784) -> two tensors (B, L)."""
         mu, logvar = self.encoder(x)
-        return mu.to(x.dtype), logvar.to(x.dtype)  # also where autocast lets the layers compute in bfloat16
+        return mu.to(x.dtype), logvar.to(x.dtype)  # float32 again where autocast made it bfloat16
 
     def decode(self, z: Tensor) -> Tensor:
-        """Logits of p(x|z): codes (..., L) -> (..., 784). Their sigmoid is the picture."""
+        """Logits of p(x|z): codes (..., L) -> (..., 784). Their sigmoid gives the pixel probabilities."""
         return self.decoder(z).to(z.dtype)
 
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ def _convolutions(channels: int, depth: int) -> list[nn.Module]:
 
 
 class ConvEncoder(nn.Module):
-    """q(z|x) from patches: each becomes `channels` numbers, convolutions mix neighbours, a dense layer reads them."""
+    """q(z|x) by an embedding of 4 x 4 patches, `depth` 3 x 3 convolutions over the grid of 7 x 7, and a dense layer."""
 
     def __init__(self, latent_dim: int, channels: int, hidden_dim: int, depth: int):
         super().__init__()
@@ -164,13 +164,13 @@ class ConvEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         grid = self.patches(x.view(-1, 1, IMAGE_SIDE, IMAGE_SIDE))  # (B, 784) -> (B, C, 7, 7)
-        grid = self.convolutions(grid).permute(0, 2, 3, 1)  # (B, 7, 7, C), as it lies in memory: see conv_vae
+        grid = self.convolutions(grid).permute(0, 2, 3, 1)  # (B, 7, 7, C): in memory already, see conv_vae
         h = self.hidden(grid.flatten(1))  # (B, H)
         return self.mu(h), bounded_logvar(self.logvar(h))  # (B, L), (B, L)
 
 
 class ConvDecoder(nn.Module):
-    """p(x|z) in patches: a dense layer fills a grid of 7 x 7 places, convolutions mix it, each becomes a patch."""
+    """p(x|z) by two dense layers to a grid of 7 x 7, `depth` 3 x 3 convolutions, and one more to 4 x 4 patches."""
 
     def __init__(self, latent_dim: int, channels: int, hidden_dim: int, depth: int):
         super().__init__()
@@ -189,11 +189,11 @@ class ConvDecoder(nn.Module):
 def conv_vae(latent_dim: int = 32, *, channels: int = 32, hidden_dim: int = 256, depth: int = 3) -> VAE:
     """The model of the benchmark: convolutions over patches, but still one Gaussian layer and a Bernoulli decoder.
 
-    `depth` is the number of 3 x 3 convolutions in the decoder; the encoder, whose task is easier, has half as many.
+    `depth` is that of the decoder; the encoder has half of it, rounded up.
     """
     encoder = ConvEncoder(latent_dim, channels, hidden_dim, (depth + 1) // 2)
     decoder = ConvDecoder(latent_dim, channels, hidden_dim, depth)
-    # With the channels of a place side by side in memory, a step on a CPU is a seventh faster.
+    # With channels last in memory, a step on a CPU is a seventh faster.
     return VAE(encoder, decoder).to(memory_format=torch.channels_last)
 
 
@@ -216,7 +216,7 @@ def available_device() -> torch.device:
 
 
 class Elbo(NamedTuple):
-    """value = log_likelihood - beta * kl; each (B,), in nats. With beta = 1, value is a lower bound on log p(x)."""
+    """Each (B,), in nats. value is the objective: log_likelihood - beta * kl, or the bound of `iwae`."""
 
     value: Tensor
     log_likelihood: Tensor
@@ -234,7 +234,7 @@ def log_bernoulli(x: Tensor, logits: Tensor) -> Tensor:
     """log p(x|z) = sum over pixels of x log p + (1 - x) log(1 - p) with p = sigmoid(logits) ([1], appendix C.1).
 
     x (B, 784) and logits (..., B, 784) -> (..., B). Computed from the logits, so that no logarithm of 0 can occur.
-    For a grey x it is the expectation of log p over the images that `binarize` draws, not itself a log probability.
+    For a grey x it is the expectation of log p(x|z) over the images that `binarize` draws, not a log probability.
     """
     return -F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none").sum(-1)
 
@@ -248,14 +248,14 @@ def log_normal(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
 def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
     """KL(N(mu, diag exp logvar) || N(0, I)) = 1/2 sum(mu^2 + sigma^2 - 1 - log sigma^2) >= 0 ([1], appendix B).
 
-    (B, L) -> (B,). expm1 keeps sigma^2 - 1 exact where sigma is close to 1.
+    (B, L) -> (B,). expm1 keeps sigma^2 - 1 accurate where sigma is close to 1.
     """
     _check_same_shape(mu, logvar)
     return 0.5 * (mu**2 + torch.expm1(logvar) - logvar).sum(-1)
 
 
 def elbo(model: VAE, x: Tensor, *, beta: float = 1.0, generator: torch.Generator | None = None) -> Elbo:
-    """One-sample estimate of E_q[log p(x|z)] - beta * KL(q(z|x) || p(z)) for each image ([1], eq. 10; beta: [4])."""
+    """One-sample estimate of E_q[log p(x|z)] - beta * KL(q(z|x) || p(z)) <= log p(x) ([1], eq. 10; beta: [4])."""
     logits, mu, logvar = model(x, generator=generator)
     log_likelihood = log_bernoulli(x, logits)
     kl = kl_divergence(mu, logvar)
@@ -282,10 +282,10 @@ def importance_weighted_bound(log_weights: Tensor) -> Tensor:
 
 
 def iwae(model: VAE, x: Tensor, num_samples: int, *, generator: torch.Generator | None = None) -> Elbo:
-    """The importance-weighted bound as an objective, with the two terms of the ELBO beside it ([3], eq. 8 and 14).
+    """The importance-weighted bound as an objective, with the two terms of the ELBO beside it ([3], eq. 8).
 
-    value is the bound of K draws, to be maximised; log_likelihood is E_q[log p(x|z)], the mean over the K draws, and
-    kl is KL(q || p) in closed form. Each (B,). With K = 1 the value is a one-sample estimate of the ELBO.
+    value is the bound of K draws, log_likelihood the mean of log p(x|z) over them, and kl is KL(q || p) in closed form.
+    With K = 1, value is an estimate of the ELBO, with a sampled KL.
     """
     mu, logvar = model.encode(x)
     z = reparameterize(mu.expand(num_samples, -1, -1), logvar.expand(num_samples, -1, -1), generator=generator)
@@ -310,7 +310,8 @@ def train_step(
 ) -> Elbo:
     """One optimiser step that raises the ELBO of a batch x (B, 784), or `iwae`'s bound if num_samples is 2 or more.
 
-    Returns the bound before the step. Raises FloatingPointError, and leaves the weights alone, if it is not finite.
+    beta weighs the KL of the ELBO. Returns the bound from before the step, detached. If its mean is not finite,
+    raises FloatingPointError and leaves the weights alone.
     """
     if num_samples == 1:
         bound = elbo(model, x, beta=beta, generator=generator)
@@ -318,7 +319,7 @@ def train_step(
         bound = iwae(model, x, num_samples, generator=generator)
     loss = -bound.value.mean()
     if not torch.isfinite(loss):  # the only place where a step waits for the device
-        raise FloatingPointError(f"the loss is {loss.item()}, the weights are unchanged: try a smaller learning_rate")
+        raise FloatingPointError(f"the loss is {loss.item()}, the weights are unchanged: lower the learning rate")
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -326,7 +327,7 @@ def train_step(
 
 
 def warmup_cosine(step: int, steps: int, warmup: float = 0.02) -> float:
-    """The factor on the learning rate: a linear warm-up over the first 2 % of the steps, then half a cosine to 0."""
+    """The factor on the learning rate: a linear warm-up over a share of the steps, times a half cosine down to 0."""
     return min(1.0, (step + 1) / (warmup * steps + 1)) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
@@ -349,12 +350,12 @@ def fit(
 ) -> list[dict]:
     """Maximise the ELBO of `images` (N, 784) with AdamW [5], a warm-up and a cosine decay of the learning rate.
 
-    num_samples   with 2 or more, maximise the importance-weighted bound of so many draws instead: see `iwae`
+    num_samples   with 2 or more, maximise the importance-weighted bound of that many draws instead: see `iwae`
     binarized     train on a new 0/1 draw of every image in every batch, instead of on its grey levels
-    bfloat16      compute the layers in bfloat16: faster where the processor has instructions for it
+    bfloat16      compute the layers in bfloat16: faster on hardware that supports it
     valid_images  held-out images, used as they are, on which `evaluate` runs after every epoch
     checkpoint    a file, written after every epoch; the same call continues from it, to the same weights bit for bit
-    callback      called with the new row after every epoch, in the model's evaluation mode
+    callback      called with the new row after every epoch, with the model in evaluation mode
 
     Returns one row per epoch: epoch, elbo, log_likelihood and kl (nats per image, means over the epoch, with beta = 1
     whatever beta is trained on), and the same with `valid_` in front if there are valid_images. The same seed, model
@@ -364,10 +365,10 @@ def fit(
     Raises FloatingPointError before a loss that is not finite reaches the weights; ValueError if the checkpoint is
     damaged or belongs to another call, and leaves it as it is; OSError if it cannot be written.
     """
-    settings = _check_numbers(Integral, 1, epochs=epochs, batch_size=batch_size, num_samples=num_samples)
-    settings |= _check_numbers(Integral, 0, seed=seed) | _check_numbers(Real, 0, learning_rate=learning_rate, beta=beta)
-    epochs, batch_size, num_samples, seed, learning_rate, beta = settings.values()  # Python's own numbers from here on
-    settings |= {"binarized": bool(binarized), "bfloat16": bool(bfloat16)}
+    epochs, batch_size = _check_numbers(Integral, 1, epochs=epochs, batch_size=batch_size)
+    (num_samples,) = _check_numbers(Integral, 1, num_samples=num_samples)
+    (seed,) = _check_numbers(Integral, 0, seed=seed)
+    learning_rate, beta = _check_numbers(Real, 0, learning_rate=learning_rate, beta=beta)
     if beta != 1 and num_samples > 1:
         raise ValueError(f"beta must be 1 with num_samples={num_samples}, since it weighs the ELBO's KL, not {beta}")
     _check_images(images, model)
@@ -383,7 +384,10 @@ def fit(
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.99), fused=fused)
     history = []
     if checkpoint is not None:
-        settings |= {"images": _fingerprint(images), "valid_images": _fingerprint(valid_images), "device": device.type}
+        settings = {"epochs": epochs, "batch_size": batch_size, "num_samples": num_samples, "seed": seed}
+        settings |= {"learning_rate": learning_rate, "beta": beta, "binarized": bool(binarized)}
+        settings |= {"bfloat16": bool(bfloat16), "device": device.type}
+        settings |= {"images": _fingerprint(images), "valid_images": _fingerprint(valid_images)}
         settings |= {name: str(tuple(weight.shape)) for name, weight in model.state_dict().items()}
         history = _load_checkpoint(checkpoint, settings, model, optimizer, generator)
 
@@ -394,12 +398,13 @@ def fit(
         for epoch in range(len(history) + 1, epochs + 1):
             order = torch.randperm(len(images), generator=generator, device=device)
             totals = images.new_zeros(2)  # log likelihood and KL, summed over the images
-            for batch, chosen in enumerate(order.split(batch_size)):
-                x = images.index_select(0, chosen)  # copies whole rows: three times as fast as images[chosen]
+            for batch, index in enumerate(order.split(batch_size)):
+                x = images.index_select(0, index)  # copies whole rows: three times as fast as images[index]
                 x = torch.bernoulli(x, generator=generator) if binarized else x
                 factor = warmup_cosine((epoch - 1) * batches + batch, epochs * batches)
                 optimizer.param_groups[0]["lr"] = learning_rate * factor
-                with torch.autocast(device.type, torch.bfloat16, enabled=settings["bfloat16"]):
+                # The backward pass keeps the types of the forward pass, so that it may run in here as well.
+                with torch.autocast(device.type, torch.bfloat16, enabled=bool(bfloat16)):
                     bound = train_step(model, x, optimizer, beta=beta, num_samples=num_samples, generator=generator)
                 totals += torch.stack([bound.log_likelihood.sum(), bound.kl.sum()])
                 bar.update()
@@ -451,11 +456,11 @@ def _load_checkpoint(path, settings, model, optimizer, generator) -> list[dict]:
     if hashlib.sha256(data[:-32]).digest() != data[-32:]:
         raise ValueError(f"{path} is not a checkpoint of fit, or it is damaged. Name another file to start a new run")
     content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    then = content["settings"]
-    names = [name for name in {**then, **settings} if then.get(name) != settings.get(name)]
+    saved = content["settings"]
+    names = [name for name in {**saved, **settings} if saved.get(name) != settings.get(name)]
     if names:
-        pairs = [(name, then.get(name, "nothing"), settings.get(name, "nothing")) for name in names[:3]]
-        changes = "; ".join(f"{name} was {before} and is now {now}" for name, before, now in pairs)
+        pairs = [(name, saved.get(name, "nothing"), settings.get(name, "nothing")) for name in names[:3]]
+        changes = "; ".join(f"{name} was {then} and is now {now}" for name, then, now in pairs)
         more = f" (and {len(names) - 3} more)" if len(names) > 3 else ""
         raise ValueError(f"{path} is of another run: {changes}{more}. Name another file to start a new run")
     model.load_state_dict(content["model"])
@@ -465,7 +470,7 @@ def _load_checkpoint(path, settings, model, optimizer, generator) -> list[dict]:
 
 
 def _replace_file(path: str | Path, data: bytes, kind: str) -> None:
-    """Write `data` so that `path` holds, at every moment, either all of what it held before or all of this."""
+    """Write atomically: `path` holds the old bytes or the new ones, never a part of them."""
     part = Path(f"{path}.part")  # in the same folder, and so on the same disk
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
@@ -501,18 +506,18 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 def encode_dataset(model: VAE, images: Tensor, *, batch_size: int = 1000) -> tuple[Tensor, Tensor]:
     """mu and logvar of q(z|x) for every image: (N, 784) -> two tensors (N, L), on the model's device."""
-    _check_numbers(Integral, 1, batch_size=batch_size)
+    (batch_size,) = _check_numbers(Integral, 1, batch_size=batch_size)
     _check_images(images, model)
     device = next(model.parameters()).device
     with eval_mode(model):
-        parts = [torch.stack(model.encode(x.to(device))) for x in images.split(int(batch_size))]  # each (2, B, L)
+        parts = [torch.stack(model.encode(x.to(device))) for x in images.split(batch_size)]  # each (2, B, L)
     mu, logvar = torch.cat(parts, dim=1)
     return mu, logvar
 
 
-def _log_likelihood(model: VAE, images: Tensor, z: Tensor, batch_size: int) -> Tensor:
-    """log p(x|z) of every image (N, 784) at its own code (N, L), in batches: (N,)."""
-    parts = zip(images.split(int(batch_size)), z.split(int(batch_size)), strict=True)
+def _log_bernoulli_in_batches(model: VAE, images: Tensor, z: Tensor, batch_size: int) -> Tensor:
+    """log p(x|z) of every image (N, 784) at its own code (N, L): (N,)."""
+    parts = zip(images.split(batch_size), z.split(batch_size), strict=True)
     with eval_mode(model):
         return torch.cat([log_bernoulli(x.to(z.device), model.decode(codes)) for x, codes in parts])
 
@@ -522,10 +527,11 @@ def evaluate(model: VAE, images: Tensor, *, batch_size: int = 1000, seed: int = 
 
     All the noise is drawn at once, so the result does not depend on batch_size. The model's mode is left as it was.
     """
-    _check_numbers(Integral, 0, seed=seed)
+    (batch_size,) = _check_numbers(Integral, 1, batch_size=batch_size)
+    (seed,) = _check_numbers(Integral, 0, seed=seed)
     mu, logvar = encode_dataset(model, images, batch_size=batch_size)
-    z = reparameterize(mu, logvar, generator=torch.Generator(mu.device).manual_seed(int(seed)))
-    log_likelihood = _log_likelihood(model, images, z, batch_size).mean().item()
+    z = reparameterize(mu, logvar, generator=torch.Generator(mu.device).manual_seed(seed))
+    log_likelihood = _log_bernoulli_in_batches(model, images, z, batch_size).mean().item()
     kl = kl_divergence(mu, logvar).mean().item()
     return {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl}
 
@@ -535,17 +541,19 @@ def estimate_log_likelihood(
 ) -> Tensor:
     """The importance-weighted bound on log p(x) of every image with `num_samples` draws: (N, 784) -> (N,) ([3], eq. 8).
 
-    In expectation a lower bound, so minus its mean bounds the negative log likelihood from above. One draw is held at a
-    time: memory does not grow with num_samples. All noise is drawn for all images at once, as in `evaluate`.
+    In expectation a lower bound, so minus its mean bounds the negative log likelihood from above. One draw per image is
+    held at a time, so memory does not grow with num_samples; the result does not depend on batch_size. For grey images
+    it is no log likelihood, as `log_bernoulli` says.
     """
-    _check_numbers(Integral, 1, num_samples=num_samples)
-    _check_numbers(Integral, 0, seed=seed)
+    num_samples, batch_size = _check_numbers(Integral, 1, num_samples=num_samples, batch_size=batch_size)
+    (seed,) = _check_numbers(Integral, 0, seed=seed)
     mu, logvar = encode_dataset(model, images, batch_size=batch_size)
-    generator = torch.Generator(mu.device).manual_seed(int(seed))
+    generator = torch.Generator(mu.device).manual_seed(seed)
     log_sum = torch.full((len(images),), -math.inf, dtype=torch.float64)  # in float32, rounding would add up
     for _ in tqdm(range(num_samples), unit="sample", disable=not progress):
         z = reparameterize(mu, logvar, generator=generator)
-        log_weights = _log_likelihood(model, images, z, batch_size) + log_prior(z) - log_normal(z, mu, logvar)
+        log_likelihood = _log_bernoulli_in_batches(model, images, z, batch_size)
+        log_weights = log_likelihood + log_prior(z) - log_normal(z, mu, logvar)
         log_sum = torch.logaddexp(log_sum, log_weights.cpu())
     return (log_sum - math.log(num_samples)).to(mu.dtype)
 
@@ -559,7 +567,7 @@ def active_units(mu: Tensor, threshold: float = 0.01) -> Tensor:
 
 
 def sliced_wasserstein_to_prior(z: Tensor, *, directions: int = 200, seed: int = 0) -> float:
-    """The sliced Wasserstein distance of codes (N, L) from N(0, I), in standard deviations of the prior ([6]).
+    """The sliced 2-Wasserstein distance of codes (N, L) from N(0, I), in standard deviations of the prior ([6]).
 
     Along one direction u, the i-th smallest of the N numbers z @ u is compared with the i-th of N quantiles of N(0, 1);
     the result is the root of the mean square over ranks and random directions. It needs no density, only points.
@@ -572,21 +580,21 @@ def sliced_wasserstein_to_prior(z: Tensor, *, directions: int = 200, seed: int =
 
 
 class PosteriorGrid(NamedTuple):
-    """p(z|x) on a grid: density (N, n, n), z2 by rows and z1 by columns, both at `points` (n,); log p(x) is (N,)."""
+    """p(z|x) as density (N, n, n), z2 by rows and z1 by columns, both at points (n,); log p(x) as log_evidence (N,)."""
 
     points: Tensor
     density: Tensor
-    log_likelihood: Tensor
+    log_evidence: Tensor
 
 
 def posterior_on_grid(model: VAE, images: Tensor, *, limit: float = 5.0, n: int = 501) -> PosteriorGrid:
     """The true posterior and log p(x) of images (N, 784) under a model with 2 latent dimensions, by plain summation.
 
     The integral of p(x|z) p(z) over z becomes a sum over n x n codes in the square from -limit to limit. What lies
-    outside is lost (6e-7 of the prior beyond 5), and the spacing must be small against the width of the posteriors.
+    outside is lost (1e-6 of the prior outside 5), and the spacing must be small against the width of the posteriors.
     """
-    _check_numbers(Integral, 2, n=n)
-    _check_numbers(Real, 0, limit=limit)
+    (n,) = _check_numbers(Integral, 2, n=n)
+    (limit,) = _check_numbers(Real, 0, limit=limit)
     _check_images(images, model)
     if model.latent_dim != 2:
         raise ValueError(f"a grid is for 2 latent dimensions, and this model has {model.latent_dim}")
@@ -600,9 +608,9 @@ def posterior_on_grid(model: VAE, images: Tensor, *, limit: float = 5.0, n: int 
             # log_bernoulli of every image at every code: what depends on both is one matrix product
             parts.append(images @ logits.T - F.softplus(logits).sum(-1) + log_prior(z))
     log_joint = torch.cat(parts, dim=1)  # (N, n * n)
-    log_likelihood = torch.logsumexp(log_joint, dim=1) + 2 * math.log(2 * limit / (n - 1))
-    density = log_joint.sub_(log_likelihood[:, None]).exp_().view(-1, n, n)  # in place: a fine grid is large
-    return PosteriorGrid(points, density, log_likelihood)
+    log_evidence = torch.logsumexp(log_joint, dim=1) + 2 * math.log(2 * limit / (n - 1))
+    density = log_joint.sub_(log_evidence[:, None]).exp_().view(-1, n, n)  # in place: a fine grid is large
+    return PosteriorGrid(points, density, log_evidence)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -659,8 +667,8 @@ def class_names(variant: str = "MNIST") -> tuple[str, ...]:
 
 
 def _find_in_root(root: str | Path, variant: str) -> list[Path] | None:
-    found = (_complete(sorted(folder.glob("*")), IDX_NAMES) for folder in (Path(root, variant, "raw"), Path(root)))
-    return next(filter(None, found), None)
+    raw = Path(root, variant, "raw")
+    return _complete(sorted(raw.glob("*")), IDX_NAMES) or _complete(sorted(Path(root).glob("*")), IDX_NAMES)
 
 
 def _complete(paths: Iterable[Path], kinds: Iterable[Sequence[str]]) -> list[Path] | None:
@@ -716,26 +724,26 @@ def _download(root: str | Path, variant: str, allowed: bool) -> list[Path]:
 def read_idx(path: str | Path) -> np.ndarray:
     """Read an IDX file of unsigned bytes, plain or gzipped, into an array of the shape that its header states.
 
-    The format stands in data/README.md. Raises ValueError, naming the file and the fault, if it is not sound.
+    Format: see data/README.md. Raises ValueError, naming the file and the fault, if it is not valid.
     """
     with Path(path).open("rb") as plain:
         file = gzip.GzipFile(fileobj=plain) if plain.peek(2)[:2] == b"\x1f\x8b" else plain
         try:
             zeros, type_code, ndim = struct.unpack(">HBB", file.read(4))
-            if zeros != 0 or type_code != 8 or ndim == 0:
+            if zeros != 0 or type_code != 8 or ndim == 0:  # 8: unsigned bytes
                 raise ValueError("it does not start like an IDX file of unsigned bytes")
             shape = struct.unpack(f">{ndim}I", file.read(4 * ndim))
             expected = math.prod(shape)
             if not 0 < expected <= IDX_LIMIT:
-                raise ValueError(f"its header promises {expected:,} values, and 1 to {IDX_LIMIT:,} are read here")
+                raise ValueError(f"its header declares {expected:,} values, and the limit is {IDX_LIMIT:,}")
             values = file.read(expected + 1)
             if len(values) != expected:
                 found = "more" if len(values) > expected else f"{len(values):,}"
-                raise ValueError(f"its header promises {expected:,} values of shape {shape}, and it holds {found}")
-            return np.frombuffer(bytearray(values), dtype=np.uint8).reshape(shape)
+                raise ValueError(f"its header declares {expected:,} values of shape {shape}, and it holds {found}")
+            return np.frombuffer(bytearray(values), dtype=np.uint8).reshape(shape)  # writable, as from_numpy wants it
         except (ValueError, EOFError, struct.error, gzip.BadGzipFile, zlib.error) as error:
             fault = "it ends inside its header" if isinstance(error, struct.error) else error
-            raise ValueError(f"{path} is not a sound IDX file: {fault}") from error
+            raise ValueError(f"{path} is not a valid IDX file: {fault}") from error
 
 
 def _read_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -745,7 +753,7 @@ def _read_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
             rows = sum(1 for _ in lines) - 1
         if rows != CSV_ROWS[path.name]:
             raise ValueError(f"it should hold {CSV_ROWS[path.name]:,} rows below its header, and holds {rows:,}")
-        # As floats first: asked for uint8, NumPy 1.26 would take 300 for 44, and 1.5 for 1.
+        # As floats first: asked for uint8, NumPy 1.26 would wrap 300 to 44 and cut 1.5 to 1.
         table = np.loadtxt(path, dtype=np.float32, delimiter=",", skiprows=1, comments=None)
         low, high = table.min(), table.max()
         if not (low >= 0 and high <= 255 and (table == table.astype(np.uint8)).all()):
@@ -753,7 +761,7 @@ def _read_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
         table = table.astype(np.uint8)
         return table[:, 1:].reshape(rows, IMAGE_SIDE, IMAGE_SIDE), table[:, 0]
     except ValueError as error:
-        raise ValueError(f"{path} is not a sound CSV file of MNIST: {error}") from error
+        raise ValueError(f"{path} is not a valid CSV file of MNIST: {error}") from error
 
 
 def binarize(images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -763,7 +771,7 @@ def binarize(images: Tensor, *, generator: torch.Generator | None = None) -> Ten
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Checks, called where data and settings enter; the maths above trusts what it is given
+# Checks, called where data and settings enter; the maths itself checks only the shapes that broadcasting would hide
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -780,13 +788,13 @@ def _check_images(images: Tensor, model: VAE | None = None, name: str = "images"
         raise ValueError(f"{name} must have shape (N, {IMAGE_DIM}) with N of 1 or more, not {tuple(images.shape)}")
     low, high = (bound.item() for bound in torch.aminmax(images.detach()))
     if not (low >= 0 and high <= 1):  # written so that NaN fails too
-        raise ValueError(f"{name} must hold values from 0 to 1, and these run from {low:g} to {high:g}")
+        raise ValueError(f"{name} must hold values from 0 to 1, not from {low:g} to {high:g}: divide bytes by 255")
 
 
 def _check_labels(points: Tensor, labels: Tensor) -> None:
     """Raise unless these are finite points (N, 2) of a map, with a label from 0 to 9 for each."""
     if points.ndim != 2 or points.shape[1] != 2 or len(points) == 0 or not points.isfinite().all():
-        raise ValueError(f"a map needs finite points of shape (N, 2), not {points} of shape {tuple(points.shape)}")
+        raise ValueError(f"points must have shape (N, 2) and be finite, not {tuple(points.shape)}: {points}")
     if not isinstance(labels, Tensor) or labels.is_floating_point():
         kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
         raise TypeError(f"labels must be a tensor of whole numbers, not {kind}")
@@ -795,14 +803,14 @@ def _check_labels(points: Tensor, labels: Tensor) -> None:
         raise ValueError(f"labels must have shape ({len(points)},) and lie from 0 to 9, not {found}")
 
 
-def _check_numbers(kind: type, least: int, **numbers: float) -> dict:
-    """The numbers as Python's own, which a checkpoint can hold; raise unless they are `kind` and `least` or more."""
+def _check_numbers(kind: type, least: int, **numbers: float) -> list:
+    """The numbers as Python's int or float (NumPy's work as well); raise unless they are `kind` and `least` or more."""
     for name, number in numbers.items():
         if not isinstance(number, kind) or isinstance(number, bool):
             raise TypeError(f"{name} must be a {'whole ' if kind is Integral else ''}number, not {number!r}")
         if not least <= number < math.inf:
             raise ValueError(f"{name} must be {least} or more and finite, not {number}")
-    return {name: int(number) if kind is Integral else float(number) for name, number in numbers.items()}
+    return [int(number) if kind is Integral else float(number) for number in numbers.values()]
 
 
 def _check_same_shape(mu: Tensor, logvar: Tensor) -> None:
@@ -812,7 +820,7 @@ def _check_same_shape(mu: Tensor, logvar: Tensor) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Plots: each takes data and an optional `ax`, draws, and returns the Axes; none calls plt.show()
+# Plots, which draw on an optional `ax`, return it and never call plt.show(); and what a notebook displays
 # ---------------------------------------------------------------------------------------------------------------------
 
 # Paul Tol's "muted" scheme, made for colour-blind readers, with a dark grey as the tenth colour; one for each digit.
@@ -913,7 +921,7 @@ def plot_latent_space(mu: Tensor, labels: Tensor, *, ax: Axes | None = None) -> 
 
 
 def plot_manifold(model: VAE, *, n: int = 20, ax: Axes | None = None) -> Axes:
-    """n x n codes at the inverse normal CDF of (i + 1/2) / n, each decoded where it lies: equal shares of the prior."""
+    """Decode n x n codes of equal prior mass, at the inverse normal CDF of (i + 1/2) / n ([1], appendix A)."""
     if model.latent_dim != 2:
         raise ValueError(f"the manifold is drawn for 2 latent dimensions, and this model has {model.latent_dim}")
     steps = torch.special.ndtri((torch.arange(n) + 0.5) / n)

@@ -54,7 +54,7 @@ def write_explorer(
     Raises ValueError if the model is not an `mlp_vae` with 2 latent dimensions and finite weights, or if images and
     labels do not match; FileNotFoundError if there is no template; OSError if the page cannot be written.
     """
-    seed = _check_numbers(Integral, 0, seed=seed)["seed"]
+    (seed,) = _check_numbers(Integral, 0, seed=seed)
     _check_images(images, model)
     _check_model(model)
     before, after = _read_template(Path(template))

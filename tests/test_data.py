@@ -69,7 +69,7 @@ def test_read_idx_reads_from_one_value_to_its_limit(tmp_path, monkeypatch):
         (tmp_path / "file").write_bytes(idx_bytes(np.ones(size, dtype=np.uint8)))
         if size <= 3:
             assert read_idx(tmp_path / "file").tolist() == size * [1]
-    with pytest.raises(ValueError, match="promises 4"):
+    with pytest.raises(ValueError, match="declares 4"):
         read_idx(tmp_path / "file")
 
 
@@ -80,10 +80,10 @@ FAULTS = {
     "wrong type": (idx_bytes(np.zeros((3, 2), dtype=">f4"), 0x0D), "unsigned bytes"),
     "no dimensions": (b"\0\0\x08\0\7", "does not start like"),
     "inside the header": (GOOD[:12], "ends inside its header"),
-    "short": (GOOD[:-1], "promises 12 .* holds 11"),
-    "trailing bytes": (GOOD + b"\0", "promises 12 .* holds more"),
-    "no values": (idx_bytes(np.zeros((0, 28, 28), dtype=np.uint8)), "promises 0"),
-    "more than any memory": (b"\0\0\x08\x03" + b"\xff" * 12, "promises 79,228"),
+    "short": (GOOD[:-1], "declares 12 .* holds 11"),
+    "trailing bytes": (GOOD + b"\0", "declares 12 .* holds more"),
+    "no values": (idx_bytes(np.zeros((0, 28, 28), dtype=np.uint8)), "declares 0"),
+    "more than any memory": (b"\0\0\x08\x03" + b"\xff" * 12, "declares 79,228"),
     "truncated gzip": (gzip.compress(GOOD)[:-9], "end-of-stream"),
     "damaged gzip": (gzip.compress(GOOD)[:-8] + b"\0" * 8, "CRC"),
     "gzip of something else": (gzip.compress(b"<html></html>"), "does not start like"),
@@ -94,7 +94,7 @@ FAULTS = {
 def test_read_idx_names_the_file_and_the_fault(tmp_path, content, fault):
     path = tmp_path / "train-images-idx3-ubyte"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"train-images-idx3-ubyte is not a sound IDX file: .*{fault}"):
+    with pytest.raises(ValueError, match=rf"train-images-idx3-ubyte is not a valid IDX file: .*{fault}"):
         read_idx(path)
 
 
@@ -267,7 +267,7 @@ CSV_FAULTS = {
 def test_a_damaged_csv_file_is_named_with_its_fault(tmp_path, no_download, small_csv, damage, fault):
     path = small_csv / "mnist_train.csv"
     path.write_text(damage(path.read_text(encoding="ascii")), encoding="ascii")
-    with pytest.raises(ValueError, match=rf"mnist_train\.csv is not a sound CSV file of MNIST: .*{fault}"):
+    with pytest.raises(ValueError, match=rf"mnist_train\.csv is not a valid CSV file of MNIST: .*{fault}"):
         load_mnist(tmp_path)
 
 

@@ -187,5 +187,5 @@ def test_posterior_on_grid_against_quadrature_and_torch_distributions(model, ima
         row, column = 130, 90
         there = torch.stack([grid.points[column], grid.points[row]])  # z1 by columns, z2 by rows
         expected = log_joint(model, images, there.expand(11, 2)) - exact
-    torch.testing.assert_close(grid.log_likelihood, exact, atol=1e-4, rtol=0)
+    torch.testing.assert_close(grid.log_evidence, exact, atol=1e-4, rtol=0)
     torch.testing.assert_close(grid.density[:, row, column].log(), expected, atol=1e-4, rtol=0)

@@ -208,6 +208,13 @@ def test_the_file_is_small_enough_to_be_shown():
     assert NOTEBOOK.stat().st_size < 6e6
 
 
+def test_the_address_of_the_repository_is_the_same_everywhere(notebook):
+    code = "\n".join(cell.source for cell in code_cells(notebook))
+    (address,) = re.findall(r'^REPOSITORY = "https://github.com/([^"]+)"', code, re.MULTILINE)
+    badges = re.findall(r"/github/(\S+?)/blob/", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert badges == [address]
+
+
 QUOTED = ["5min-seed0", "20min-seed1", "5min-warm-up-seed1", "5min-clock-seed1", "20min-warm-up-seed2"]
 
 

@@ -5,7 +5,7 @@
 
 mutmut, whose settings are in pyproject.toml, writes the changed functions into the folder mutants/ and finds out which
 test runs which function. Its own runner begins afresh for each mutant, which takes seconds; this one collects the tests
-once and forks for each mutant, so that 1,800 of them take half an hour of one core (on Linux and macOS). A mutant is
+once and forks for each mutant, so that 1,300 of them take ten minutes of one core (on Linux and macOS). A mutant is
 killed by a test that fails, an error that ends the run, or 200 seconds without an end. The sections counted are
 Objective, Training, Evaluation and Data. With NAMEs, only these are tried; `mutmut show NAME` tells what one changes.
 """

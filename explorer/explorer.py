@@ -4,15 +4,15 @@
 """
 
 import base64
-import html
 import json
 from itertools import cycle
 from numbers import Integral
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import torch
-from IPython.display import display
+from IPython.display import IFrame, display
 from torch import Tensor, nn
 
 from vae_utils import (
@@ -64,10 +64,8 @@ def write_explorer(
 
 
 def show_explorer(path: str | Path, *, height: int = 900) -> None:
-    """Display the page at `path` in the notebook, `height` pixels high; it is stored in the notebook's output."""
-    page = html.escape(Path(path).read_text(encoding="utf-8"))
-    frame = f'<iframe srcdoc="{page}" sandbox="allow-scripts" title="Explorer" width="100%" height="{height}"></iframe>'
-    display({"text/html": frame, "text/plain": f"{path}: open it in a browser"}, raw=True)
+    """Display the page at `path`, relative to the notebook's folder, in a frame that is `height` pixels high."""
+    display(IFrame(quote(Path(path).as_posix()), "100%", height))
 
 
 def _check_model(model: VAE) -> None:

@@ -7,6 +7,7 @@ The same notebook can be uploaded by hand, to Kaggle or to Colab. Nothing but Py
 """
 
 import argparse
+import base64
 import json
 import re
 from pathlib import Path
@@ -37,12 +38,24 @@ def file_cells() -> list[dict]:
     return cells
 
 
+def attach_pictures(cell: dict) -> None:
+    """Put the pictures that a text cell shows from the folder `images` into the cell itself."""
+    text = "".join(cell["source"])
+    names = re.findall(r"\]\(images/([\w-]+\.png)\)", text)
+    if names:
+        pictures = {name: base64.b64encode((ROOT / "images" / name).read_bytes()).decode() for name in names}
+        cell["attachments"] = {name: {"image/png": data} for name, data in pictures.items()}
+        cell["source"] = text.replace("](images/", "](attachment:").splitlines(keepends=True)
+
+
 def kernel_notebook() -> dict:
-    """The committed notebook without its outputs, led by the cells that write its files."""
+    """The committed notebook with its pictures and without its outputs, led by the cells that write its files."""
     notebook = json.loads((ROOT / NOTEBOOK).read_text(encoding="utf-8"))
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             cell["outputs"], cell["execution_count"] = [], None
+        else:
+            attach_pictures(cell)
     notebook["cells"] = file_cells() + notebook["cells"]
     return notebook
 

@@ -4,6 +4,7 @@ An empty working folder, the built notebook alone, papermill as the runner, a re
 Every layout with every form of the files is in test_data.py, without a notebook.
 """
 
+import base64
 import gzip
 import json
 import os
@@ -89,7 +90,12 @@ def test_the_notebook_is_the_committed_one_behind_folded_cells_without_outputs(n
     assert added and all(cell.cell_type == "code" and cell.id.startswith("write-") for cell in added)
     assert all(cell.metadata["_kg_hide-input"] and cell.metadata.jupyter.source_hidden for cell in added)
     for cell, original in zip(kept, committed.cells, strict=True):
-        assert (cell.cell_type, cell.source, cell.metadata) == (original.cell_type, original.source, original.metadata)
+        source = original.source.replace("](images/", "](attachment:")  # such pictures travel in the cell
+        assert (cell.cell_type, cell.source, cell.metadata) == (original.cell_type, source, original.metadata)
+        for name in re.findall(r"\]\(attachment:([^)]+)\)", source):
+            picture = base64.b64decode(cell.attachments[name]["image/png"])
+            assert picture == (ROOT / "images" / name).read_bytes()
+    assert sum("attachments" in cell for cell in kept) >= 1
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
     assert notebook.metadata == committed.metadata
 
@@ -103,6 +109,7 @@ def test_the_first_cells_write_the_files_to_the_byte(tmp_path):
     repository = tmp_path / "repository"
     (repository / "explorer").mkdir(parents=True)
     shutil.copytree(BUILD.parent, repository / "kaggle")
+    shutil.copytree(ROOT / "images", repository / "images")
     shutil.copy(ROOT / NAME, repository)
     texts = {name: AWKWARD + (ROOT / name).read_text(encoding="utf-8") + AWKWARD for name in FILES}
     for name, text in texts.items():

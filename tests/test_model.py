@@ -32,8 +32,8 @@ def generator(seed=0):
 @pytest.mark.parametrize("batch", [1, 129])
 @pytest.mark.parametrize(("latent_dim", "make"), [
     (1, lambda: mlp_vae(1, (5,))), (2, mlp_vae), (20, lambda: mlp_vae(20, (400, 30))),
-    (32, conv_vae), (3, lambda: conv_vae(3, channels=4, hidden_dim=8, depth=1)),
-], ids=["one unit", "default", "uneven", "patches", "small patches"])  # fmt: skip
+    (32, conv_vae), (3, lambda: conv_vae(3, channels=4, hidden_dim=8)),
+], ids=["one unit", "default", "uneven", "convolutions", "few channels"])  # fmt: skip
 def test_every_model_has_the_right_shapes_and_a_gradient_for_every_weight(batch, latent_dim, make):
     model, x = make(), torch.rand(batch, 784)
     logits, mu, logvar = model(x)
@@ -71,23 +71,23 @@ def test_the_decoder_applies_the_widths_of_the_encoder_in_reverse():
     assert widths == [(9, 784), (5, 9), (2, 5), (2, 5)] and reverse == [(5, 2), (9, 5), (784, 9)]
 
 
-def test_the_encoder_cuts_patches_where_they_lie():
-    """One inked pixel changes the features of its own 4 x 4 patch, and of no other."""
-    encoder, grids = ConvEncoder(2, 4, 8, 1), []
-    encoder.patches.register_forward_hook(lambda module, inputs, output: grids.append(output))
+def test_the_encoder_sees_rows_as_rows():
+    """One inked pixel changes the first features of the 2 x 2 places that see it, and of no other."""
+    encoder, grids = ConvEncoder(2, 4, 8), []
+    encoder.convolutions[0].register_forward_hook(lambda module, inputs, output: grids.append(output))
     image = torch.zeros(2, 28, 28)
     image[1, 9, 22] = 1
     encoder(image.view(2, 784))
-    assert (grids[0][0] != grids[0][1]).any(dim=0).nonzero().tolist() == [[9 // 4, 22 // 4]]
+    assert (grids[0][0] != grids[0][1]).any(dim=0).nonzero().tolist() == [[4, 10], [4, 11], [5, 10], [5, 11]]
 
 
-def test_the_decoder_lays_patches_where_they_belong():
-    """With a bias alone in its last layer, every patch is the same, its sixteen pixels in reading order."""
-    decoder = ConvDecoder(2, 4, 8, 1)
-    decoder.logits.weight.data.zero_()
-    decoder.logits.bias.data.copy_(torch.arange(16.0))
+def test_the_decoder_lays_blocks_where_they_belong():
+    """With a bias alone in its last convolution, all blocks of 2 x 2 are the same, their pixels in reading order."""
+    decoder = ConvDecoder(2, 4, 8)
+    decoder.convolutions[-2].weight.data.zero_()
+    decoder.convolutions[-2].bias.data.copy_(torch.arange(4.0))
     picture = decoder(torch.randn(1, 2)).view(28, 28)
-    torch.testing.assert_close(picture, torch.arange(16.0).view(4, 4).repeat(7, 7))
+    torch.testing.assert_close(picture, torch.arange(4.0).view(2, 2).repeat(14, 14))
 
 
 def test_logvar_bends_before_its_ceiling_without_a_corner():

@@ -112,24 +112,38 @@ def write_patterns(folder):
             (folder / f"{stem}-{kind}-ubyte").write_bytes(header + array.tobytes())
 
 
+def without_seconds(text):
+    """The text without the times of the run: "12 seconds", and the last column of a table that is headed so."""
+    column = r"(?m)[ |]+\d+ *\|?$" if "seconds" in text.splitlines()[0] else r"\b\d+ seconds"
+    return re.sub(column, "", text)
+
+
 def shown(cell):
-    """What a cell put out, without the numbers and the chunks of the run."""
-    text = "".join(output.get("text", "") for output in cell.outputs)
-    return text, [output.data for output in cell.outputs if "data" in output]
+    """What a cell put out, without the numbers, the chunks and the times of the run."""
+    text = without_seconds("".join(output.get("text", "") for output in cell.outputs) or " ")
+    data = [output.data for output in cell.outputs if "data" in output]
+    place = r" at 0x\w+>"  # in memory, of an object that has no better text
+    return text, [{kind: re.sub(place, ">", without_seconds(value)) for kind, value in each.items()} for each in data]
 
 
-@pytest.mark.parametrize(("variant", "times"), [("FashionMNIST", 2), ("KMNIST", 1)])
-def test_on_other_data_every_cell_runs_and_gives_the_same_when_it_is_run_twice(notebook, tmp_path, variant, times):
-    """One parameter changes the data; figures name it. No cell may depend on how often it or another has run."""
+@pytest.mark.parametrize(("variant", "times", "settings"), [
+    ("FashionMNIST", 2, {}),
+    ("KMNIST", 1, {"LATENT_DIM": "10", "HIDDEN_DIMS": "(400,)", "BETAS": "(0.0, 0.5, 1.0, 2.0)", "SHORT_EPOCHS": "10"}),
+    ("KMNIST", 1, {"HIDDEN_DIMS": "(256, 256, 256, 256)", "CONV_EPOCHS": "3"}),
+])  # fmt: skip
+def test_with_other_settings_every_cell_runs_and_gives_the_same_when_it_is_run_twice(
+    notebook, tmp_path, variant, times, settings
+):
+    """All that the notebook suggests to try. No cell may depend on how often it or another has run."""
     write_patterns(tmp_path / "data" / variant / "raw")
-    copy = with_settings(notebook, VARIANT=f'"{variant}"', QUICK="True")
+    copy = with_settings(notebook, VARIANT=f'"{variant}"', QUICK="True", **settings)
     again = range(times)
     copy.cells = [nbformat.from_dict(cell | {"id": f"{cell.id}-{i}"}) for cell in code_cells(copy) for i in again]
     run(copy, tmp_path)
     for first, last in zip(copy.cells[::times], copy.cells[times - 1 :: times], strict=True):
         assert shown(first) == shown(last), first.source
     text = "".join(shown(cell)[0] + str(shown(cell)[1]) for cell in copy.cells)
-    assert f"grey-level {variant}" in text and "| MNIST" not in text
+    assert f"grey {variant}" in text and "| MNIST" not in text
 
 
 def test_the_stored_run_is_complete_and_clean(notebook):
@@ -179,15 +193,25 @@ def test_prose_and_code_agree_on_the_parameters(notebook):
         assert len(re.findall(rf"\b{name}\b", code)) >= 2, f"{name} is set and not used"
 
 
+def decimals(text):
+    text = re.sub(r"\(http\S+\)|\[arXiv\S+\]|Python 3\.\d+", "", text)
+    return set(re.findall(r"\d+\.\d\d+", text))
+
+
 def test_every_decimal_figure_in_the_prose_stands_in_an_output(notebook):
-    """Figures such as 133.91 come from the run that is stored, in the notebook's prose and in the README."""
-    figures = set(re.findall(r"\d+\.\d\d+", printed(notebook)))
-    prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
-    prose.append((ROOT / "README.md").read_text(encoding="utf-8"))
-    prose[-1] = re.sub(r"(?s)## Versions\n.*?\n## ", "", prose[-1])  # numbers of versions are no results
-    text = re.sub(r"\(http\S+\)|\[arXiv\S+\]|Python 3\.\d+", "", "\n".join(prose))
-    for figure in re.findall(r"\d+\.\d\d+", text):
-        assert figure in figures, f"the prose says {figure}, and no output does"
+    """Figures such as 133.91 come from the run that is stored."""
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    assert decimals(prose) <= decimals(printed(notebook))
+
+
+def test_every_decimal_figure_in_the_readme_stands_in_the_notebook_or_is_a_recorded_measurement(notebook):
+    recorded = set()
+    for path in (ROOT / "benchmarks" / "results").glob("likelihood-test-*.json"):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        recorded |= {f"{abs(report[key]):.2f}" for key in ("elbo", "negative_log_likelihood", "standard_error")}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    readme = re.sub(r"(?s)## Versions\n.*?\n## ", "", readme)  # numbers of versions are no results
+    assert decimals(readme) <= decimals(printed(notebook)) | recorded
 
 
 def test_every_figure_has_a_text_for_those_who_cannot_see_it(notebook):
@@ -205,31 +229,19 @@ def test_the_table_of_contents_leads_to_every_section(notebook):
 
 
 def test_the_file_is_small_enough_to_be_shown():
-    assert NOTEBOOK.stat().st_size < 6e6
+    """GitHub promises previews of files below 2 MB."""
+    assert NOTEBOOK.stat().st_size < 2e6
 
 
-def test_the_address_of_the_repository_is_the_same_everywhere(notebook):
-    code = "\n".join(cell.source for cell in code_cells(notebook))
-    (address,) = re.findall(r'^REPOSITORY = "https://github.com/([^"]+)"', code, re.MULTILINE)
-    badges = re.findall(r"/github/(\S+?)/blob/", (ROOT / "README.md").read_text(encoding="utf-8"))
-    assert badges == [address]
+def test_the_pictures_that_the_text_shows_exist_and_the_animated_one_is_small(notebook):
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    prose += (ROOT / "README.md").read_text(encoding="utf-8")
+    pictures = set(re.findall(r"\]\((images/[^)]+)\)", prose))
+    assert {"images/learning.png", "images/explorer.png"} <= pictures
+    assert all((ROOT / picture).is_file() for picture in pictures)
+    assert (ROOT / "images" / "learning.png").stat().st_size < 500_000
 
 
-QUOTED = ["5min-seed0", "20min-seed1", "5min-warm-up-seed1", "5min-clock-seed1", "20min-warm-up-seed2"]
-
-
-@pytest.mark.parametrize("run", QUOTED)
-def test_the_quoted_benchmarks_are_the_recorded_ones(notebook, run):
-    """Of one run of three: its training, and the measurement of its weights with more samples."""
-    results = ROOT / "benchmarks" / "results"
-    trained, measured = (
-        json.loads((results / f"likelihood-test-{run}{name}.json").read_text(encoding="utf-8"))
-        for name in ("", "-k5000")
-    )
-    assert measured["images"] == 10_000 and measured["split"] == "test" and measured["num_samples"] == 5000
-    assert measured["elbo"] == pytest.approx(trained["elbo"], abs=1e-3)  # the same weights, and the same noise
-    row = f'"{sum(trained["epochs"])} epochs", "5,000", "{measured["negative_log_likelihood"]:.2f}"'
-    assert any(row in cell.source for cell in code_cells(notebook)), row
-    if run.startswith("20min"):  # the units of the long runs are compared in the section on posterior collapse
-        units = f"{measured['active_units']} active units"
-        assert any(units in cell.source for cell in code_cells(notebook)), units
+def test_the_notebook_can_be_read_in_25_minutes(notebook):
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    assert len(notebook.cells) <= 65 and len(prose.split()) <= 4500

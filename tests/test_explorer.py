@@ -441,12 +441,12 @@ def test_nothing_is_cut_off_at_any_width(width, written, open_page):
 def test_the_page_works_inside_a_notebook(written, open_page, monkeypatch, tmp_path):
     """In the frame that show_explorer displays: a few lines that name the file, wherever the notebook's folder lies."""
     shown = []
-    monkeypatch.setattr("explorer.explorer.display", shown.append)
+    monkeypatch.setattr("explorer.explorer.display", lambda data, raw: shown.append(data if raw else None))
     (tmp_path / "some where").mkdir()
     shutil.copy(written, tmp_path / "some where" / "page.html")
     show_explorer(Path("some where") / "page.html", height=700)
-    frame = shown[0]._repr_html_()
-    assert 'height="700"' in frame and len(frame) < 500
+    frame = shown[0]["text/html"]
+    assert 'height="700"' in frame and len(frame) < 500 and "page.html" in shown[0]["text/plain"]
     outer = tmp_path / "outer.html"
     outer.write_text(f"<!doctype html><script>explorer = true</script>{frame}", encoding="utf-8")
     inner = open_page(outer).frames[1]

@@ -122,8 +122,7 @@ def shown(cell):
     """What a cell put out, without the numbers, the chunks and the times of the run."""
     text = without_seconds("".join(output.get("text", "") for output in cell.outputs) or " ")
     data = [output.data for output in cell.outputs if "data" in output]
-    place = r" at 0x\w+>"  # in memory, of an object that has no better text
-    return text, [{kind: re.sub(place, ">", without_seconds(value)) for kind, value in each.items()} for each in data]
+    return text, [{kind: without_seconds(value) for kind, value in each.items()} for each in data]
 
 
 @pytest.mark.parametrize(("variant", "times", "settings"), [

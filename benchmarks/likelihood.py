@@ -25,10 +25,8 @@ from vae_utils import active_units, binarize, conv_vae, encode_dataset, estimate
 
 BINARISATION_SEED = 0  # the measured images are binarised once, the same for all runs
 
-Phases = list[tuple[float, dict]]  # each with its share of the time, and its own climb and decay of the learning rate
-
-
-PHASES: Phases = [
+# Each with its share of the time and the settings of a call of fit, so with a climb and decay of its learning rate.
+PHASES = [
     (0.1, {"batch_size": 128, "learning_rate": 4e-3, "beta": 0.25}),
     (0.7, {"batch_size": 128, "learning_rate": 4e-3}),
     (0.2, {"batch_size": 128, "learning_rate": 1e-3, "num_samples": 5}),

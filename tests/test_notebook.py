@@ -213,6 +213,17 @@ def test_every_decimal_figure_in_the_readme_stands_in_the_notebook_or_is_a_recor
     assert decimals(readme) <= decimals(printed(notebook)) | recorded
 
 
+@pytest.mark.parametrize("minutes", [5, 20])
+def test_the_readme_quotes_the_median_of_the_recorded_runs(minutes):
+    paths = [ROOT / "benchmarks" / "results" / f"likelihood-test-{minutes}min-seed{seed}.json" for seed in range(3)]
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    assert len({(r["num_samples"], *r["epochs"]) for r in runs}) == 1
+    assert all(r["images"] == 10_000 and r["split"] == "test" for r in runs)
+    median = sorted(runs, key=lambda r: r["negative_log_likelihood"])[1]
+    figures = f"{median['num_samples']} | {-median['elbo']:.2f} | **{median['negative_log_likelihood']:.2f}**"
+    assert f"| {minutes} minutes, two cores | {figures} |" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_every_figure_has_a_text_for_those_who_cannot_see_it(notebook):
     for cell in code_cells(notebook):
         drawn = any("image/png" in output.get("data", {}) for output in cell.outputs)

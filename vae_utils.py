@@ -827,10 +827,10 @@ def _check_same_shape(mu: Tensor, logvar: Tensor) -> None:
 # Plots, which draw on an optional `ax`, return it and never call plt.show(); and what a notebook displays
 # ---------------------------------------------------------------------------------------------------------------------
 
-# Paul Tol's "muted" scheme, made for colour-blind readers, and a dark grey; digits that look alike differ in lightness.
+# After Paul Tol's "muted" scheme for colour-blind readers, its light colours darker: each stands out 3 to 1 from white.
 DIGIT_COLORS = (
-    "#332288", "#882255", "#44AA99", "#117733", "#DDCC77",
-    "#CC6677", "#999933", "#88CCEE", "#AA4499", "#333333",
+    "#332288", "#882255", "#1FA08D", "#117733", "#C08A00",
+    "#CC6677", "#626A00", "#1C91EA", "#AA4499", "#333333",
 )  # fmt: skip
 BLUE, ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito's, for lines
 

@@ -5,6 +5,7 @@
 
 import base64
 import json
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from numbers import Integral
 from pathlib import Path
@@ -13,6 +14,7 @@ from urllib.parse import quote
 import numpy as np
 import torch
 from IPython.display import IFrame, display
+from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 
 from vae_utils import (
@@ -35,6 +37,7 @@ from vae_utils import (
 TEMPLATE = Path(__file__).with_name("template.html")
 PLACEHOLDER = "/*EXPLORER_DATA*/"
 TEST_DIGITS = 200  # images that the page carries for its button "Random test digit"
+NEIGHBOURS = 15  # the codes around a code that tell among which digits it lies; template.html has the same number
 
 
 def write_explorer(
@@ -43,22 +46,26 @@ def write_explorer(
     labels: Tensor,
     path: str | Path = "explorer/explorer.html",
     *,
+    snapshots: Sequence[tuple[Mapping, Tensor]] = (),
     template: str | Path = TEMPLATE,
     seed: int = 0,
 ) -> Path:
     """Write the page of `model` with the codes of `images` (N, 784) and their `labels` (N,) to `path`.
 
+    `snapshots` let the reader watch the model learn: pairs that a callback of `fit` has kept, each a row of the history
+    with its epoch and valid_elbo, and the codes (K, 2) of the first K images after that epoch.
     The page holds everything that it needs, about 2 MB. The weights are rounded to 16 bits, which moves pixel
     probabilities, mu and logvar by less than 0.01; `seed` chooses the images that it shows on request.
     An older page is replaced only once the new one is complete.
-    Raises ValueError if the model is not an `mlp_vae` with 2 latent dimensions and finite weights, or if images and
-    labels do not match; FileNotFoundError if there is no template; OSError if the page cannot be written.
+    Raises ValueError if the model is not an `mlp_vae` with 2 latent dimensions and finite weights, or if images, labels
+    or snapshots do not match; FileNotFoundError if there is no template; OSError if the page cannot be written.
     """
     (seed,) = _check_numbers(Integral, 0, seed=seed)
     _check_images(images, model)
     _check_model(model)
+    _check_snapshots(snapshots, len(images))
     before, after = _read_template(Path(template))
-    page = before + json.dumps(_page_data(model, images, labels, seed), allow_nan=False) + after
+    page = before + json.dumps(_page_data(model, images, labels, snapshots, seed), allow_nan=False) + after
     _replace_file(path, page.encode("utf-8"), "explorer")
     return Path(path)
 
@@ -80,6 +87,16 @@ def _check_model(model: VAE) -> None:
         raise ValueError("model holds weights that are not finite: train it again, with a smaller learning rate")
 
 
+def _check_snapshots(snapshots: Sequence[tuple[Mapping, Tensor]], images: int) -> None:
+    for row, codes in snapshots:
+        if not {"epoch", "valid_elbo"} <= set(row):
+            raise ValueError("snapshots need rows with epoch and valid_elbo: give fit valid_images")
+        if codes.ndim != 2 or codes.shape[1] != 2 or not len(codes) <= images or not codes.isfinite().all():
+            raise ValueError(
+                f"snapshots need finite codes of shape (K, 2) with K up to {images}, and one has {tuple(codes.shape)}"
+            )
+
+
 def _read_template(template: Path) -> tuple[str, str]:
     """What stands before and after the placeholder."""
     if not template.is_file():
@@ -90,7 +107,7 @@ def _read_template(template: Path) -> tuple[str, str]:
     return before, after[0]
 
 
-def _page_data(model: VAE, images: Tensor, labels: Tensor, seed: int) -> dict:
+def _page_data(model: VAE, images: Tensor, labels: Tensor, snapshots: Sequence, seed: int) -> dict:
     mu = encode_dataset(model, images)[0].cpu()
     _check_labels(mu, labels)
     labels = labels.cpu()
@@ -108,9 +125,20 @@ def _page_data(model: VAE, images: Tensor, labels: Tensor, seed: int) -> dict:
         "images": _pack_bytes(images.cpu()[chosen] * 255),
         "imageLabels": _pack_bytes(labels[chosen]),
         "averageElbo": evaluate(model, images, seed=seed)["elbo"],
+        "ownKind": _own_kind(mu.numpy(), labels.numpy()),
+        "snapshots": [
+            {"epoch": row["epoch"], "elbo": row["valid_elbo"], "codes": _pack(codes)} for row, codes in snapshots
+        ],
         "colors": DIGIT_COLORS,
         "middles": [[digit, *place.tolist()] for digit, place in positions.items()],
     }
+
+
+def _own_kind(codes: np.ndarray, labels: np.ndarray) -> float:
+    """The share of codes whose digit is the commonest one among their nearest neighbours."""
+    finder = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(codes) - 1)).fit(codes)
+    commonest = [np.bincount(labels[near]).argmax() for near in finder.kneighbors(return_distance=False)]
+    return float(np.mean(commonest == labels))
 
 
 def _pack_linear(layer: nn.Linear) -> dict:

@@ -1,8 +1,32 @@
-"""What all tests share: figures are drawn in memory, and the property tests try the same examples on every machine."""
+"""What all tests share: figures drawn in memory, property tests that try the same on every machine, and a browser.
+
+The browser is a Chromium found on the machine, or else the one that playwright has installed. Where there is none the
+tests that need it are skipped; where the environment variable CI is set they fail instead.
+"""
+
+import os
+import shutil
+from pathlib import Path
 
 import matplotlib
+import pytest
 from hypothesis import settings
 
 matplotlib.use("Agg")
 settings.register_profile("same every time", derandomize=True, deadline=None, database=None)
 settings.load_profile("same every time")
+
+
+# One for each file of tests and not for all: an event loop runs while it is open, and a notebook needs its own.
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium: the machine's own, else playwright's. Without its sandbox, which containers and root do not have."""
+    from playwright.sync_api import sync_playwright  # here, for tests of the notebook alone do without it
+
+    with sync_playwright() as playwright:
+        found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+        if not found and not Path(playwright.chromium.executable_path).exists():
+            give_up = pytest.fail if os.environ.get("CI") else pytest.skip
+            give_up("no browser: no chromium and no google-chrome is on the path, and playwright has none")
+        with playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"]) as browser:
+            yield browser

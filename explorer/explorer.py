@@ -72,7 +72,7 @@ def write_explorer(
 
 def show_explorer(path: str | Path, *, height: int = 900) -> None:
     """Display the page at `path`, relative to the notebook's folder, in a frame that is `height` pixels high."""
-    frame = IFrame(quote(Path(path).as_posix()), "100%", height)
+    frame = IFrame(quote(Path(path).as_posix()), "100%", height, extras=['title="The explorer"'])
     display({"text/html": frame._repr_html_(), "text/plain": f"{path}: open it in a browser"}, raw=True)
 
 

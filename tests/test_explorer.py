@@ -78,7 +78,9 @@ def test_the_page_carries_model_codes_and_images(trained, mnist, written):
         np.testing.assert_allclose(snapshot["codes"], codes.flatten(), atol=2e-4)
 
 
-def test_the_share_that_lies_among_its_own_kind_is_that_of_a_classifier_which_does_not_see_the_digit(written):
+def test_the_share_that_lies_among_its_own_kind_is_that_of_a_classifier_which_does_not_see_the_digit(
+    written, open_page
+):
     data = page_data(written)
     codes, labels = data["codes"].reshape(-1, 2), data["labels"]
     right = 0
@@ -87,6 +89,7 @@ def test_the_share_that_lies_among_its_own_kind_is_that_of_a_classifier_which_do
         votes = KNeighborsClassifier(15).fit(codes[others], labels[others])
         right += votes.predict(codes[i : i + 1])[0] == labels[i]
     assert data["ownKind"] == pytest.approx(right / len(labels))
+    assert f"{round(100 * data['ownKind'])} %" in open_page(written).inner_text("#average")
 
 
 MODEL, IMAGES = vae.mlp_vae(2, (8,)), torch.rand(300, 784, generator=torch.Generator().manual_seed(0))
@@ -644,6 +647,12 @@ def test_a_finger_draws_and_points(written, open_page):
     page.locator("#pad").tap(position={"x": 100, "y": 60})
     settle(page)
     assert page.evaluate("explorer.state.strokes.length") == 1
+    page.tap("#walk-from")  # the plane comes into view, to choose the other end
+    page.locator("#plane").tap(position={"x": 250, "y": 200})
+    assert page.evaluate("explorer.state.walk.A[0] === explorer.state.posterior.mu[0] && explorer.state.walk.t >= 0")
+    for name in ("digits", "learning"):
+        page.tap(f"[value={name}]")
+        assert page.evaluate("explorer.state.background") == name
     script = "['plane', 'pad'].map(name => getComputedStyle(document.getElementById(name)).touchAction)"
     assert page.evaluate(script) == ["none", "none"]
 
@@ -706,7 +715,7 @@ def test_the_page_works_inside_a_notebook(written, open_page, monkeypatch, tmp_p
     shutil.copy(written, tmp_path / "some where" / "page.html")
     show_explorer(Path("some where") / "page.html", height=700)
     frame = shown[0]["text/html"]
-    assert 'height="700"' in frame and len(frame) < 500 and "page.html" in shown[0]["text/plain"]
+    assert 'height="700"' in frame and 'title="' in frame and len(frame) < 500 and "page.html" in shown[0]["text/plain"]
     outer = tmp_path / "outer.html"
     outer.write_text(f"<!doctype html><script>explorer = true</script>{frame}", encoding="utf-8")
     inner = open_page(outer).frames[1]

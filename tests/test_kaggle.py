@@ -224,6 +224,8 @@ def test_the_whole_notebook_on_the_default_dataset(notebook, tmp_path, guarded):
     run, stored = ([out for cell in some for out in cell.get("outputs", [])] for some in (cells, committed))
     figures, wanted = (sum("image/png" in output.get("data", {}) for output in outputs) for outputs in (run, stored))
     assert figures == wanted
+    if QUICK == "True":  # such a run leaves the README's pictures and page alone
+        assert not [name for name in ("images", "explorer/explorer.html") if (tmp_path / "working" / name).exists()]
     printed = "".join(output.get("text", "") for output in run)
     assert f"test_images   ({500 if QUICK == 'True' else 10_000}, 784)" in printed
     fallback = "There is a GPU, but PyTorch cannot compute on it: the CPU is used."

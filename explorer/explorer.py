@@ -112,7 +112,6 @@ def _page_data(model: VAE, images: Tensor, labels: Tensor, snapshots: Sequence, 
     _check_labels(mu, labels)
     labels = labels.cpu()
     chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:TEST_DIGITS]
-    positions = _label_positions(mu.numpy(), labels.numpy())
     return {
         "encoder": [_pack_linear(layer) for layer in model.encoder.hidden[::2]],
         "mu": _pack_linear(model.encoder.mu),
@@ -127,11 +126,22 @@ def _page_data(model: VAE, images: Tensor, labels: Tensor, snapshots: Sequence, 
         "averageElbo": evaluate(model, images, seed=seed)["elbo"],
         "ownKind": _own_kind(mu.numpy(), labels.numpy()),
         "snapshots": [
-            {"epoch": row["epoch"], "elbo": row["valid_elbo"], "codes": _pack(codes)} for row, codes in snapshots
+            {
+                "epoch": row["epoch"],
+                "validElbo": row["valid_elbo"],
+                "codes": _pack(codes),
+                "middles": _middles(codes.cpu(), labels[: len(codes)]),
+            }
+            for row, codes in snapshots
         ],
         "colors": DIGIT_COLORS,
-        "middles": [[digit, *place.tolist()] for digit, place in positions.items()],
+        "middles": _middles(mu, labels),
     }
+
+
+def _middles(codes: Tensor, labels: Tensor) -> list[list]:
+    """Where each digit's numeral stands among its codes: [digit, z1, z2]."""
+    return [[digit, *place.tolist()] for digit, place in _label_positions(codes.numpy(), labels.numpy()).items()]
 
 
 def _own_kind(codes: np.ndarray, labels: np.ndarray) -> float:

@@ -73,7 +73,7 @@ def test_the_page_carries_model_codes_and_images(trained, mnist, written):
     places = [np.flatnonzero((every == image).all(axis=1))[0] for image in data["images"].reshape(-1, 784)]
     assert len(set(places)) == 200 and data["imageLabels"].tolist() == labels[places].tolist()
     assert data["averageElbo"] == vae.evaluate(trained, images)["elbo"]
-    assert {snapshot["epoch"]: snapshot["elbo"] for snapshot in data["snapshots"]} == EPOCHS
+    assert {snapshot["epoch"]: snapshot["validElbo"] for snapshot in data["snapshots"]} == EPOCHS
     for snapshot, (_, codes) in zip(data["snapshots"], SNAPSHOTS, strict=True):
         np.testing.assert_allclose(snapshot["codes"], codes.flatten(), atol=2e-4)
 
@@ -223,6 +223,10 @@ STROKES = {
     8: [[*arc(0.5, 0.33, 0.15, 0.15, 90, -270), *arc(0.5, 0.66, 0.18, 0.18, -90, 270)]],
     9: [[*arc(0.5, 0.36, 0.16, 0.17, 0, -360), (0.62, 0.84)]],
 }
+
+
+def box(page, name):
+    return page.locator(f"#{name}").bounding_box()
 
 
 def drag(page, name, *places):
@@ -463,7 +467,7 @@ def test_a_walk_goes_from_one_chosen_point_to_the_other_and_z_stays_on_it(writte
     for motion in ("no-preference", "reduce"):
         page = open_page(written, reduced_motion=motion)
         page.click("#choose")
-        assert page.get_attribute("#choose", "aria-pressed") == "true" and "A" in page.inner_text("#message")
+        assert page.inner_text("#choose") == "End the walk" and "A" in page.inner_text("#message")
         x, y = at(page, "#plane", 0.3, 0.3)
         page.mouse.dblclick(x, y)  # as one click: both ends at one place make no walk
         assert page.evaluate("explorer.state.choosing") == "B" and not page.is_visible("#strip")
@@ -493,7 +497,7 @@ def test_a_walk_goes_from_one_chosen_point_to_the_other_and_z_stays_on_it(writte
     page.wait_for_function("explorer.state.walk.t < 0.5")
     page.click("#sample")  # z goes elsewhere, and the walk is over
     assert page.evaluate("[explorer.state.walk, explorer.state.playing]") == [None, None] and page.is_hidden("#walk")
-    assert page.get_attribute("#choose", "aria-pressed") == "false"
+    assert page.inner_text("#choose") == "Walk between two points"
 
 
 def test_everything_can_be_done_from_the_keyboard(written, open_page):
@@ -510,9 +514,9 @@ def test_everything_can_be_done_from_the_keyboard(written, open_page):
     for key in ("Enter", "Shift+ArrowLeft", " ", "ArrowRight", "ArrowRight"):  # the focus is where the keys work
         page.keyboard.press(key)
     assert page.evaluate("explorer.state.walk.B[0] - explorer.state.walk.A[0]") == pytest.approx(-0.25)
-    assert on_the_line(page) == pytest.approx(0.02)
-    use(page, "#plane", "ArrowRight", "Shift+ArrowRight", "ArrowLeft")  # on the plane too z stays on its line
-    assert on_the_line(page) == pytest.approx(0.07)
+    assert on_the_line(page) == 0  # there is nothing to the right of A
+    use(page, "#plane", "ArrowLeft", "ArrowLeft", "ArrowUp")  # on the plane too z stays on its line, 0.25 long
+    assert on_the_line(page) == pytest.approx(0.4)
     page.keyboard.press("Escape")
     assert page.evaluate("explorer.state.walk") is None
     use(page, "[value=dots]", "ArrowRight")
@@ -522,6 +526,16 @@ def test_everything_can_be_done_from_the_keyboard(written, open_page):
     assert page.evaluate("[explorer.state.background, explorer.state.epoch]") == ["learning", 1]
     use(page, "#pad", " ", *8 * ["ArrowDown"], " ", "ArrowLeft")
     assert page.evaluate("explorer.state.strokes[0].length") == 9 and ink(page, "reconstruction") > 100
+    for _ in range(3):  # a key that is held repeats
+        page.keyboard.down(" ")
+    page.keyboard.up(" ")
+    assert page.evaluate("[explorer.state.strokes.length, explorer.state.penDown]") == [2, True]
+    page.focus("#undo")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    settle(page)
+    assert page.evaluate("[document.activeElement.id, explorer.state.strokes.length]") == ["pad", 0]
+    use(page, "#pad", " ", *8 * ["ArrowDown"], " ")
     use(page, "#to-plane", "Enter")
     assert page.evaluate("[...explorer.state.posterior.mu]") == page.evaluate("explorer.state.pin")
 
@@ -559,6 +573,8 @@ def test_drawing_and_plane_meet(written, open_page):
     use(page, "#draw")
     assert page.evaluate("explorer.state.draw") == page.evaluate("explorer.state.pin") != mu
     assert "drawn from q" in page.inner_text("#reconstruction-caption")
+    use(page, "#to-plane")  # z is elsewhere, so the picture is again that of the mean
+    assert "mean" in page.inner_text("#reconstruction-caption")
     script = "Array.from({ length: 5000 }, () => (document.getElementById('draw').click(), explorer.state.pin))"
     draws = (torch.tensor(page.evaluate(script)) - torch.tensor(mu)) / torch.tensor(logvar).mul(0.5).exp()
     assert draws.mean(0).abs().max() < 0.07 and (draws.std(0) - 1).abs().max() < 0.05
@@ -618,10 +634,6 @@ def test_every_dot_stands_out_from_the_paper(scheme, written, open_page):
     assert len(set(colours)) == 10
 
 
-def box(page, name):
-    return page.locator(f"#{name}").bounding_box()
-
-
 def test_on_a_phone_the_results_are_above_the_hand_and_on_one_screen(written, open_page):
     page = open_page(written, viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True)
     pad, elbo = box(page, "pad"), box(page, "value-elbo")
@@ -630,6 +642,13 @@ def test_on_a_phone_the_results_are_above_the_hand_and_on_one_screen(written, op
     assert elbo["y"] + elbo["height"] - box(page, "near")["y"] <= 640
     assert box(page, "decoded")["y"] + box(page, "decoded")["height"] < box(page, "plane")["y"]
     assert box(page, "plane")["y"] + box(page, "plane")["height"] - box(page, "decoded")["y"] <= 640
+
+
+def test_a_window_that_only_changes_its_height_keeps_the_plane_sharp(written, open_page):
+    page = open_page(written, viewport={"width": 1366, "height": 900})
+    page.set_viewport_size({"width": 1366, "height": 550})
+    settle(page)
+    assert page.evaluate("(({ width, clientWidth }) => width - clientWidth)(document.getElementById('plane'))") == 0
 
 
 def test_on_a_small_laptop_nothing_that_matters_is_below_the_fold(written, open_page):
@@ -647,7 +666,11 @@ def test_a_finger_draws_and_points(written, open_page):
     page.locator("#pad").tap(position={"x": 100, "y": 60})
     settle(page)
     assert page.evaluate("explorer.state.strokes.length") == 1
-    page.tap("#walk-from")  # the plane comes into view, to choose the other end
+    page.tap("#draw")
+    assert page.evaluate("document.getElementById('reconstruction').getBoundingClientRect().top") >= 0
+    page.tap("#walk-from")  # decoded picture and plane come into view, to choose the other end
+    for name in ("decoded", "plane"):
+        assert -1 < box(page, name)["y"] <= 740 - box(page, name)["height"]
     page.locator("#plane").tap(position={"x": 250, "y": 200})
     assert page.evaluate("explorer.state.walk.A[0] === explorer.state.posterior.mu[0] && explorer.state.walk.t >= 0")
     for name in ("digits", "learning"):

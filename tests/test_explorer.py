@@ -76,6 +76,7 @@ def test_the_page_carries_model_codes_and_images(trained, mnist, written):
     assert {snapshot["epoch"]: snapshot["validElbo"] for snapshot in data["snapshots"]} == EPOCHS
     for snapshot, (_, codes) in zip(data["snapshots"], SNAPSHOTS, strict=True):
         np.testing.assert_allclose(snapshot["codes"], codes.flatten(), atol=2e-4)
+        assert [digit for digit, _, _ in snapshot["middles"]] == sorted(set(labels[:100].tolist()))
 
 
 def test_the_share_that_lies_among_its_own_kind_is_that_of_a_classifier_which_does_not_see_the_digit(
@@ -473,6 +474,7 @@ def test_a_walk_goes_from_one_chosen_point_to_the_other_and_z_stays_on_it(writte
         assert page.evaluate("explorer.state.choosing") == "B" and not page.is_visible("#strip")
         drag(page, "#plane", (0.7, 0.5))
         assert page.evaluate("explorer.state.choosing") is None and page.is_visible("#strip")
+        assert page.inner_text("#choose") == "End the walk"
         if motion == "no-preference":  # it plays by itself
             page.wait_for_function("explorer.state.playing && explorer.state.walk.t > 0.05")
     assert not page.evaluate("explorer.state.playing") and on_the_line(page) == 0
@@ -526,6 +528,9 @@ def test_everything_can_be_done_from_the_keyboard(written, open_page):
     assert page.evaluate("[explorer.state.background, explorer.state.epoch]") == ["learning", 1]
     use(page, "#pad", " ", *8 * ["ArrowDown"], " ", "ArrowLeft")
     assert page.evaluate("explorer.state.strokes[0].length") == 9 and ink(page, "reconstruction") > 100
+    back = "new KeyboardEvent('keydown', { key: 'ArrowLeft', altKey: true, cancelable: true })"  # is the browser's own
+    for name in ("plane", "pad"):
+        assert page.evaluate(f"document.getElementById('{name}').dispatchEvent({back})")
     for _ in range(3):  # a key that is held repeats
         page.keyboard.down(" ")
     page.keyboard.up(" ")
@@ -668,9 +673,10 @@ def test_a_finger_draws_and_points(written, open_page):
     assert page.evaluate("explorer.state.strokes.length") == 1
     page.tap("#draw")
     assert page.evaluate("document.getElementById('reconstruction').getBoundingClientRect().top") >= 0
-    page.tap("#walk-from")  # decoded picture and plane come into view, to choose the other end
-    for name in ("decoded", "plane"):
-        assert -1 < box(page, name)["y"] <= 740 - box(page, name)["height"]
+    for button in ("#to-plane", "#walk-from"):  # decoded picture and plane come into view
+        page.tap(button)
+        for name in ("decoded", "plane"):
+            assert -1 < box(page, name)["y"] <= 740 - box(page, name)["height"]
     page.locator("#plane").tap(position={"x": 250, "y": 200})
     assert page.evaluate("explorer.state.walk.A[0] === explorer.state.posterior.mu[0] && explorer.state.walk.t >= 0")
     for name in ("digits", "learning"):

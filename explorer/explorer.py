@@ -37,7 +37,7 @@ from vae_utils import (
 TEMPLATE = Path(__file__).with_name("template.html")
 PLACEHOLDER = "/*EXPLORER_DATA*/"
 TEST_DIGITS = 200  # images that the page carries for its button "Random test digit"
-NEIGHBOURS = 15  # the codes around a code that tell among which digits it lies; template.html has the same number
+NEIGHBOURS = 15  # the codes around a code that tell among which digits it lies
 
 
 def write_explorer(
@@ -54,7 +54,7 @@ def write_explorer(
 
     `snapshots` let the reader watch the model learn: pairs that a callback of `fit` has kept, each a row of the history
     with its epoch and valid_elbo, and the codes (K, 2) of the first K images after that epoch.
-    The page holds everything that it needs, about 2 MB. The weights are rounded to 16 bits, which moves pixel
+    The page holds everything that it needs, 2 MB and more. The weights are rounded to 16 bits, which moves pixel
     probabilities, mu and logvar by less than 0.01; `seed` chooses the images that it shows on request.
     An older page is replaced only once the new one is complete.
     Raises ValueError if the model is not an `mlp_vae` with 2 latent dimensions and finite weights, or if images, labels
@@ -91,7 +91,7 @@ def _check_snapshots(snapshots: Sequence[tuple[Mapping, Tensor]], images: int) -
     for row, codes in snapshots:
         if not {"epoch", "valid_elbo"} <= set(row):
             raise ValueError("snapshots need rows with epoch and valid_elbo: give fit valid_images")
-        if codes.ndim != 2 or codes.shape[1] != 2 or not len(codes) <= images or not codes.isfinite().all():
+        if codes.ndim != 2 or codes.shape[1] != 2 or len(codes) > images or not codes.isfinite().all():
             raise ValueError(
                 f"snapshots need finite codes of shape (K, 2) with K up to {images}, and one has {tuple(codes.shape)}"
             )
@@ -124,6 +124,7 @@ def _page_data(model: VAE, images: Tensor, labels: Tensor, snapshots: Sequence, 
         "images": _pack_bytes(images.cpu()[chosen] * 255),
         "imageLabels": _pack_bytes(labels[chosen]),
         "averageElbo": evaluate(model, images, seed=seed)["elbo"],
+        "neighbours": NEIGHBOURS,
         "ownKind": _own_kind(mu.numpy(), labels.numpy()),
         "snapshots": [
             {

@@ -226,6 +226,10 @@ STROKES = {
 }
 
 
+def within(frame, x, y):
+    return frame["x"] + x * frame["width"], frame["y"] + y * frame["height"]
+
+
 def box(page, name):
     return page.locator(f"#{name}").bounding_box()
 
@@ -233,9 +237,9 @@ def box(page, name):
 def drag(page, name, *places):
     """Press the mouse at the first place on a canvas, in shares of its side, move to the others, and let go."""
     page.locator(name).scroll_into_view_if_needed()
-    box = page.locator(name).bounding_box()
+    frame = page.locator(name).bounding_box()
     for i, (x, y) in enumerate(places):
-        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+        page.mouse.move(*within(frame, x, y))
         if i == 0:
             page.mouse.down()
     page.mouse.up()
@@ -325,8 +329,7 @@ def test_drawings_are_prepared_as_mnist_was(written, mnist, open_page):
 def at(page, name, x, y):
     """A place on a canvas, given in shares of its side, in pixels of the window."""
     page.locator(name).scroll_into_view_if_needed()
-    box = page.locator(name).bounding_box()
-    return box["x"] + x * box["width"], box["y"] + y * box["height"]
+    return within(page.locator(name).bounding_box(), x, y)
 
 
 def reach_of(path):

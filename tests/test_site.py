@@ -157,6 +157,9 @@ def test_a_browser_shows_everything_at_every_width(width, scheme, site, pages, a
             if name == "notebook.html":
                 (frame,) = page.frames[1:]
                 frame.wait_for_function("window.explorer")
+                answers = """[...document.querySelectorAll("details")].map(
+                    e => e.textContent.length - e.querySelector("summary").textContent.length)"""
+                assert min(page.evaluate(answers)) > 20, "an answer is not folded away with its question"
     assert faults == [] and formulas
 
 

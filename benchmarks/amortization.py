@@ -13,22 +13,12 @@ import argparse
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
 from common import machine, split_images
 
-from vae_utils import binarize, eval_mode, fit, kl_divergence, log_bernoulli, mlp_vae, posterior_on_grid
+from vae_utils import binarize, elbo_by_quadrature, eval_mode, fit, mlp_vae, posterior_on_grid
 
 SETTINGS = {"batch_size": 128, "learning_rate": 3e-3, "binarized": True}  # the notebook's
-
-
-def elbo_by_quadrature(model, x, mu, logvar, nodes: int):
-    """The ELBO of q = N(mu, diag exp logvar), each (B, 2), without noise: (B,)."""
-    points, weights = np.polynomial.hermite_e.hermegauss(nodes)
-    epsilon = torch.cartesian_prod(*2 * [torch.from_numpy(points)])[:, None]  # (nodes^2, 1, 2)
-    shares = torch.from_numpy(np.outer(weights, weights).ravel() / (2 * np.pi))[:, None]
-    z = mu + torch.exp(0.5 * logvar) * epsilon
-    return (shares * log_bernoulli(x, model.decode(z))).sum(0) - kl_divergence(mu, logvar)
 
 
 def optimised_elbo(model, x, mu, logvar, steps: int, nodes: int):
@@ -38,7 +28,7 @@ def optimised_elbo(model, x, mu, logvar, steps: int, nodes: int):
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     best = torch.full((len(x),), -torch.inf, dtype=x.dtype)
     for _ in range(steps):
-        value = elbo_by_quadrature(model, x, mu, logvar, nodes)
+        value = elbo_by_quadrature(model, x, mu, logvar, nodes=nodes)
         best = torch.maximum(best, value.detach())
         optimizer.zero_grad()
         (-value.sum()).backward()

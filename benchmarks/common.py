@@ -1,6 +1,7 @@
 """What the benchmark scripts share: where the module is, how the training set is split, and what machine this is."""
 
 import platform
+import re
 import sys
 from pathlib import Path
 
@@ -12,10 +13,17 @@ sys.path.insert(0, str(ROOT))
 from vae_utils import load_mnist  # noqa: E402
 
 
+def processor() -> str:
+    """The processor's name, where Linux tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def machine() -> dict:
     """The machine and the versions that the figures of a report hold for."""
     return {
-        "machine": platform.processor() or platform.machine(),
+        "machine": processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),

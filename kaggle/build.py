@@ -18,6 +18,8 @@ FILES = ("vae_utils.py", "explorer/explorer.py", "explorer/template.html")  # wh
 
 TITLE = "Variational autoencoders on MNIST"  # Kaggle makes the kernel's address of it
 DATASET = "hojjatk/mnist-dataset"
+# Kaggle mounts it below /kaggle/input, at places that differ. Elsewhere, as on Colab, there is no such folder.
+DATA_ROOT = 'DATA_ROOT = "/kaggle/input" if any(Path("/kaggle/input").rglob("*-ubyte*")) else "data"'
 
 
 def code_cell(name: str, source: str) -> dict:
@@ -48,6 +50,17 @@ def attach_pictures(cell: dict) -> None:
         cell["source"] = text.replace("](images/", "](attachment:").splitlines(keepends=True)
 
 
+def find_data_on_kaggle(cells: list[dict]) -> None:
+    """Let the notebook's parameter DATA_ROOT be Kaggle's input folder where that holds IDX files."""
+    for cell in cells:
+        if "parameters" in cell["metadata"].get("tags", []):
+            text, found = re.subn(r'^DATA_ROOT = "data".*$', DATA_ROOT, "".join(cell["source"]), flags=re.MULTILINE)
+            if found == 1:
+                cell["source"] = text.splitlines(keepends=True)
+                return
+    raise SystemExit(f'{NOTEBOOK} has no cell tagged "parameters" with one line DATA_ROOT = "data", to be changed here')
+
+
 def kernel_notebook() -> dict:
     """The committed notebook with its pictures and without its outputs, led by the cells that write its files."""
     notebook = json.loads((ROOT / NOTEBOOK).read_text(encoding="utf-8"))
@@ -56,6 +69,7 @@ def kernel_notebook() -> dict:
             cell["outputs"], cell["execution_count"] = [], None
         else:
             attach_pictures(cell)
+    find_data_on_kaggle(notebook["cells"])
     notebook["cells"] = file_cells() + notebook["cells"]
     return notebook
 

@@ -9,22 +9,25 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import vae_utils
-from vae_utils import evaluate, fit, mlp_vae
+from vae_utils import FlowPrior, Gaussian, elbo, evaluate, fit, iwae, mlp_vae
 
 IMAGES = torch.rand(10, 784, generator=torch.Generator().manual_seed(0))
 SETTINGS = {"epochs": 3, "batch_size": 4, "binarized": True, "seed": 7, "progress": False}  # three batches an epoch
 
 
-def small_model(seed=0):
+def small_model(seed=0, widths=(16,), **parts):
     torch.manual_seed(seed)
-    return mlp_vae(2, (16,))
+    return mlp_vae(2, widths, **{"prior": FlowPrior(2, couplings=2, hidden_dim=8), **parts})
 
 
 def weights(model):
@@ -32,9 +35,9 @@ def weights(model):
     return hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.parameters())).hexdigest()
 
 
-def train(model, checkpoint=None, images=IMAGES[:9], **changes):
-    settings = {"valid_images": IMAGES[8:], **SETTINGS, **changes}
-    return fit(model, images, checkpoint=checkpoint, **settings), weights(model)
+def train(model, checkpoint=None, **changes):
+    settings = {"images": IMAGES[:9], "valid_images": IMAGES[8:], **SETTINGS, **changes}
+    return fit(model, checkpoint=checkpoint, **settings), weights(model)
 
 
 @pytest.fixture(scope="module")
@@ -75,14 +78,17 @@ def test_a_run_cut_off_at_any_point_goes_on_to_the_same_end(tmp_path, whole, mon
     """Every call that trains, evaluates, syncs or renames is the last one once; then a new model goes on."""
     countdown = [0]
 
-    def cut_off(function, *args, **kwargs):
-        countdown[0] -= 1
-        if countdown[0] == 0:
-            raise SystemExit
-        return function(*args, **kwargs)
+    def cut_off(function):
+        def counted(*args, **kwargs):
+            countdown[0] -= 1
+            if countdown[0] == 0:
+                raise SystemExit
+            return function(*args, **kwargs)
 
-    for owner, name in ((vae_utils, "train_step"), (vae_utils, "evaluate"), (os, "fsync"), (os, "replace")):
-        monkeypatch.setattr(owner, name, partial(cut_off, getattr(owner, name)))
+        return counted
+
+    for owner, name in ((torch.optim.AdamW, "step"), (vae_utils, "evaluate"), (os, "fsync"), (os, "replace")):
+        monkeypatch.setattr(owner, name, cut_off(getattr(owner, name)))
     for point in range(1, 21):  # 9 steps, 3 evaluations, and two calls for each of 4 checkpoints
         path, countdown[0] = tmp_path / str(point), point
         with pytest.raises(SystemExit):
@@ -93,27 +99,47 @@ def test_a_run_cut_off_at_any_point_goes_on_to_the_same_end(tmp_path, whole, mon
     assert train(small_model(), tmp_path / "last") == whole and countdown[0] == 1  # there are no other calls
 
 
-def test_a_checkpoint_of_other_settings_is_refused_by_name(path):
-    others = {"epochs": 4, "batch_size": 3, "learning_rate": 1e-3, "beta": 2.0, "num_samples": 2, "seed": 8}
-    for name, value in {**others, "binarized": False, "bfloat16": True}.items():
-        assert_refused(path, rf"run is .*of another run: {name} was \S+ and is now {value}\.", **{name: value})
-    three = {"epochs": 4, "seed": 8, "beta": 2.0}
-    assert_refused(path, r"run: epochs was 3 and is now 4; seed was 7 and is now 8; beta .* is now 2\.0\.", **three)
-    assert_refused(
-        path, r"run: epochs .*; batch_size .*; seed was 7 and is now 8 \(and 1 more\)\.", **three, batch_size=5
-    )
-
-
-def test_a_checkpoint_of_other_images_or_another_model_is_refused_by_name(path):
+def test_a_checkpoint_of_another_call_is_refused_by_name(path):
+    others = {"epochs": 4, "batch_size": 3, "learning_rate": 1e-3, "seed": 8, "binarized": False}
+    for name, value in others.items():
+        words = rf"of another run: {name} was {SETTINGS.get(name, 0.002)} and is now {value}\."
+        assert_refused(path, words, **{name: value})
     assert_refused(path, r"run: images was .*\(9, 784\).* and is now .*\(9, 784\)", images=IMAGES[:9].flip(0))
-    assert_refused(path, r"run: valid_images was .*\(2, 784\).* and is now .*\(3, 784\)", valid_images=IMAGES[7:])
-    assert_refused(path, r"run: valid_images was .*\(2, 784\).* and is now nothing\.", valid_images=None)
-    smaller = r"run: encoder.hidden.0.weight was \(16, 784\) and is now \(8, 784\); .*\(and 4 more\)\."
-    assert_refused(path, smaller, model=mlp_vae(2, (8,)))
+    assert_refused(path, r"valid_images was .*\(2, 784\).* and is now None", valid_images=None)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_refused(path, "autocast was False and is now True")
+
+
+def weighted(model, x, *, generator, first=1.0, second=1.0, base=elbo):
+    return base(model, x, beta=float(first * second), generator=generator)
+
+
+@pytest.mark.parametrize(("objective", "other", "words"), [
+    (elbo, partial(elbo, beta=2.0), "was elbo and is now elbo .*beta.*2.0"),
+    (elbo, weighted, "was elbo and is now weighted"),
+    (partial(iwae, num_samples=2), partial(iwae, num_samples=3), "was iwae .*2.* and is now iwae .*3"),
+    (partial(weighted, first=2.0), partial(weighted, second=2.0), "was weighted .*first.* and is now .*second"),
+    (partial(weighted, first=torch.tensor(2.0), base=elbo), partial(weighted, first=2.0, base=elbo), "was .*float32.*"),
+], ids=["beta", "function", "samples", "name", "tensor"])  # fmt: skip
+def test_a_checkpoint_goes_on_with_its_objective_and_refuses_another(tmp_path, objective, other, words):
+    """And with numbers of numpy, which PyTorch would not read again."""
+    settings = {"epochs": np.int64(2), "batch_size": np.int64(4), "learning_rate": np.float32(0.01)}
+    first = train(small_model(), tmp_path / "run", objective=objective, **settings)
+    assert len(first[0]) == 2 and train(small_model(1), tmp_path / "run", objective=objective, **settings) == first
+    assert_refused(tmp_path / "run", f"another run: objective {words}", objective=other, **settings)
+    kept = torch.load(tmp_path / "run", weights_only=True)["settings"]["objective"]
+    assert " at 0x" not in kept  # where a function lies in memory differs from process to process
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_name(path):
     renamed = small_model()
-    renamed.decoder.out, renamed.decoder.logits = renamed.decoder.logits, None  # the same shapes under another name
-    words = r"run: decoder.logits.weight was \(784, 16\) and is now nothing; .*; decoder.out.weight was nothing"
-    assert_refused(path, words, model=renamed)
+    renamed.decoder = nn.Sequential(renamed.decoder)  # the same shapes under other names
+    assert_refused(path, r"encoder\.0\.weight was \(16, 784\) and is now \(8, 784\)", small_model(widths=(8,)))
+    assert_refused(path, r"decoder\.0\.weight was \(16, 2\) and is now nothing", renamed)
+    assert_refused(path, r"prior\.networks\.0\.0\.weight was .* and is now nothing", small_model(prior=None))
+    train(small_model(likelihood=Gaussian(0.5)), path.with_name("run of a Gaussian"))
+    given = small_model(likelihood=Gaussian(0.25))  # a number that is given is a setting, no result of training
+    assert_refused(path.with_name("run of a Gaussian"), r"likelihood\.log_sigma was ", given)
 
 
 def test_a_file_that_is_damaged_cut_short_or_of_another_kind_is_refused_and_left_alone(path):
@@ -124,7 +150,7 @@ def test_a_file_that_is_damaged_cut_short_or_of_another_kind_is_refused_and_left
         contents += [sound[:place], sound[:place] + bytes([sound[place] ^ 1 << draw.randrange(8)]) + sound[place + 1 :]]
     for content in contents:
         path.write_bytes(content)
-        assert_refused(path, "run is not a checkpoint of fit, or it is damaged")
+        assert_refused(path, "damaged")
 
 
 def test_no_code_in_a_file_is_run(tmp_path, monkeypatch):
@@ -141,7 +167,7 @@ def test_no_code_in_a_file_is_run(tmp_path, monkeypatch):
 def test_a_place_that_cannot_be_written_shows_before_any_training(path):
     model = small_model()
     model.encoder.register_forward_hook(lambda *args: pytest.fail("it was trained"))
-    with pytest.raises(OSError, match=r"checkpoint could not be written .*run"):
+    with pytest.raises(OSError, match=r"checkpoint .*run"):
         train(model, path / "run")  # a file is no folder
 
 
@@ -154,7 +180,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_a_model_that_can_be_used(tmp
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match=r"could not be written \(No space left on device\)") as caught:
+    with pytest.raises(OSError, match=r"checkpoint .*No space left on device.*run") as caught:
         train(model, path, callback=lambda row: kept.append(path.read_bytes()))
     assert caught.value.errno == errno.ENOSPC and caught.value.history == whole[0][:2]
     assert [path.read_bytes()] == kept and [p.name for p in tmp_path.iterdir()] == ["run"]
@@ -163,35 +189,23 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_a_model_that_can_be_used(tmp
 
 
 @pytest.mark.parametrize("name", [None, "run"])
-def test_ctrl_c_returns_the_finished_rows_if_there_are_any(tmp_path, whole, name):
+def test_ctrl_c_is_raised_with_the_finished_rows_and_the_same_call_goes_on(tmp_path, whole, name):
     path, model, seen = name and tmp_path / name, small_model(), []
 
     def interrupt(*args):
-        seen.append(1)
+        seen.append(weights(model))
         if len(seen) in (1, 7):  # at once; then three batches, the held-out images, and in the second batch
             raise KeyboardInterrupt
 
     model.encoder.register_forward_pre_hook(interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        train(model, path)
-    assert train(model, path)[0] == whole[0][:1]
-    assert evaluate(model, IMAGES[8:])["elbo"] < 0 and weights(model) != whole[1]
-    assert path is None or train(model, path) == whole  # the same call with the same model goes on
-
-
-def test_a_callback_that_raises_finds_its_epoch_saved_and_is_not_called_for_it_again(tmp_path, whole):
-    model, epochs = small_model(), []
-
-    def stop_once(row):
-        epochs.append(row["epoch"])
-        if len(epochs) == 2:
-            raise LookupError
-
-    with pytest.raises(LookupError) as caught:
-        train(model, tmp_path / "run", callback=stop_once)
-    assert caught.value.history == whole[0][:2] and model.training and torch.is_grad_enabled()
-    assert train(small_model(seed=1), tmp_path / "run", callback=stop_once) == whole
-    assert epochs == [1, 2, 3]
+    for finished in (0, 1):
+        with pytest.raises(KeyboardInterrupt, match=f"{finished} of 3 epochs") as caught:
+            train(model, path)
+        assert caught.value.history == whole[0][:finished] and weights(model) == seen[-1]
+        last = traceback.extract_tb(caught.value.__traceback__)[-1]  # no frames of what was interrupted
+        assert last.filename == vae_utils.__file__ and caught.value.__suppress_context__
+    assert len(set(seen)) == 5 and evaluate(model, IMAGES[8:])["elbo"] < 0  # four steps
+    assert path is None or train(model, path) == whole
 
 
 class SlowFile(io.FileIO):
@@ -208,7 +222,7 @@ def finishes(folder, checkpoint, seconds=None):
         try:
             Path.open = lambda self, mode, **_: SlowFile(self, mode.replace("b", ""))
             model = small_model(seed=random.randrange(1000) if checkpoint and checkpoint.exists() else 0)
-            end = train(model, checkpoint, epochs=8, num_samples=2)
+            end = train(model, checkpoint, epochs=8, objective=partial(iwae, num_samples=2))
             if checkpoint is None:
                 torch.save(end, folder / "end")
             os._exit(0 if end == torch.load(folder / "end", weights_only=True) else 1)

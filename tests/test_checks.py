@@ -1,140 +1,127 @@
-"""Bad input, all of it: each border names the argument that is wrong and says what came.
+"""Bad input: what would give a wrong number without an error is refused, by the name of the argument and what came.
 
-Files that are damaged are in test_data.py and test_fuzz.py, checkpoints in test_checkpoint.py.
+Files are in test_data.py, checkpoints in test_checkpoint.py, a reader's own parts in test_parts.py. Where PyTorch's own
+error can be understood, the module says nothing, and nothing is tested.
 """
 
 import math
+import re
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import vae_utils as vae
 
 MODEL = vae.mlp_vae(2, (8,))
 IMAGES = torch.full((3, 784), 0.5)
 
-# What takes a model, images and settings, with the settings that it cannot do without.
+# What takes a model and images.
 FIT = partial(vae.fit, epochs=1, progress=False)
 ESTIMATE = partial(vae.estimate_log_likelihood, num_samples=1)
-GRID = partial(vae.posterior_on_grid, n=3)
-TAKE_A_MODEL = dict(fit=FIT, evaluate=vae.evaluate, encode=vae.encode_dataset, estimate=ESTIMATE, grid=GRID)
-TAKE_A_DTYPE = TAKE_A_MODEL | {"valid_images": lambda model, images: FIT(model, IMAGES, valid_images=images)}
-TAKE_IMAGES = TAKE_A_DTYPE | {"binarize": lambda model, images: vae.binarize(images)}
+TAKE_IMAGES = {
+    "fit": FIT,
+    "valid_images": lambda model, images: FIT(model, IMAGES, valid_images=images),
+    "evaluate": vae.evaluate,
+    "encode_dataset": vae.encode_dataset,
+    "estimate_log_likelihood": ESTIMATE,
+    "posterior_on_grid": partial(vae.posterior_on_grid, n=3),
+}
+takes_images = pytest.mark.parametrize("name", TAKE_IMAGES)
 
-BAD_IMAGES = {
-    "no tensor": (np.zeros((2, 784)), TypeError, "ndarray"),
-    "bytes": (torch.zeros(2, 784, dtype=torch.uint8), TypeError, "uint8"),
-    "not flat": (torch.zeros(2, 28, 28), ValueError, r"shape .*\(2, 28, 28\)"),
-    "one image": (torch.zeros(784), ValueError, r"shape .*\(784,\)"),
-    "too narrow": (torch.zeros(2, 783), ValueError, r"shape .*\(2, 783\)"),
-    "none": (torch.zeros(0, 784), ValueError, r"shape .*\(0, 784\)"),
-    "up to 255": (torch.full((2, 784), 255.0), ValueError, "from 0 to 1.* 255"),
-    "below 0": (torch.full((2, 784), -0.5), ValueError, "from 0 to 1.* -0.5"),
-    "nan": (torch.full((2, 784), math.nan), ValueError, "from 0 to 1.* nan"),
-    "infinite": (torch.full((2, 784), math.inf), ValueError, "from 0 to 1.* inf"),
+
+class DataFrame:  # as much of pandas as counts here
+    def __init__(self, values):
+        self.to_numpy = lambda: values
+
+
+GREY = np.arange(3 * 784).reshape(3, 784).astype(np.uint8)
+TENSOR = torch.from_numpy(GREY) / 255  # what each of these is to become
+NO_TENSORS = {
+    "DataLoader": DataLoader(TensorDataset(TENSOR.view(3, 1, 28, 28), torch.arange(3)), batch_size=2),
+    "DataFrame": DataFrame(GREY),
+    "ndarray": GREY.reshape(3, 28, 28),
+    "bytes": GREY.tobytes(),
+    "torch.uint8": torch.from_numpy(GREY),
+    "torch.float64": TENSOR.double(),
 }
 
 
-@pytest.mark.parametrize("name", TAKE_IMAGES)
-@pytest.mark.parametrize(("images", "error", "words"), BAD_IMAGES.values(), ids=BAD_IMAGES)
-def test_images(name, images, error, words):
+@takes_images
+@pytest.mark.parametrize("kind", NO_TENSORS)
+def test_the_error_for_what_is_no_tensor_of_floats_holds_the_line_that_makes_one(name, kind):
+    argument = name if name == "valid_images" else "images"
+    with pytest.raises(TypeError, match=f"^{argument} must .*{kind}; this makes .*: ") as caught:
+        TAKE_IMAGES[name](MODEL, NO_TENSORS[kind])
+    line = re.search(": (.*)$", str(caught.value))[1]
+    made = eval(line, {"torch": torch, argument: NO_TENSORS[kind]})
+    torch.testing.assert_close(made, TENSOR)
+    TAKE_IMAGES[name](MODEL, made)
+
+
+@takes_images
+@pytest.mark.parametrize(("images", "error", "words"), [
+    ([IMAGES], TypeError, "list$"),
+    (torch.zeros(2, 28, 28), ValueError, r"\(2, 28, 28\)"),
+    (torch.zeros(784), ValueError, r"\(784,\)"),
+    (torch.zeros(0, 784), ValueError, r"\(0, 784\)"),
+    (torch.full((2, 784), 255.0), ValueError, "from 0 to 1.* 255"),
+])  # fmt: skip
+def test_images_that_are_not_flat_or_not_there_or_out_of_range(name, images, error, words):
     argument = name if name == "valid_images" else "images"
     with pytest.raises(error, match=f"^{argument} must .*{words}"):
         TAKE_IMAGES[name](MODEL, images)
 
 
-@pytest.mark.parametrize("value", [1.001, -0.001, math.nan, math.inf])
-def test_one_bad_pixel_is_enough(value):
-    images = torch.tensor([0.0, 1.0]).repeat(3, 392)
-    assert torch.equal(vae.binarize(images), images)  # both ends of the range are allowed
-    images[2, 783] = value
-    with pytest.raises(ValueError, match="from 0 to 1"):
-        vae.binarize(images)
-
-
-@pytest.mark.parametrize("name", TAKE_A_DTYPE)
-def test_images_of_another_dtype_than_the_model(name):
-    with pytest.raises(TypeError, match=r"images must .*float32, not torch.float64"):
-        TAKE_A_DTYPE[name](MODEL, IMAGES.double())
-
-
-@pytest.mark.parametrize("function", TAKE_A_MODEL.values(), ids=TAKE_A_MODEL)
-def test_a_model_that_is_no_vae(function):
+@takes_images
+def test_a_model_that_is_no_vae(name):
     with pytest.raises(TypeError, match="model must be a VAE, not Linear"):
-        function(nn.Linear(784, 2), IMAGES)
+        TAKE_IMAGES[name](nn.Linear(784, 2), IMAGES)
 
 
-@pytest.mark.parametrize(("function", "name", "least"), [
-    (FIT, "epochs", 1), (FIT, "batch_size", 1), (FIT, "num_samples", 1), (FIT, "seed", 0),
-    (vae.evaluate, "batch_size", 1), (vae.evaluate, "seed", 0), (vae.encode_dataset, "batch_size", 1),
-    (ESTIMATE, "num_samples", 1), (ESTIMATE, "batch_size", 1), (ESTIMATE, "seed", 0), (GRID, "n", 2),
+@pytest.mark.parametrize(("function", "name"), [
+    (FIT, "epochs"), (FIT, "batch_size"), (vae.evaluate, "batch_size"), (vae.encode_dataset, "batch_size"),
+    (ESTIMATE, "num_samples"), (ESTIMATE, "batch_size"),
+    *((function, "num_samples") for function in (vae.iwae, vae.log_importance_weights)),
 ])  # fmt: skip
-def test_whole_numbers(function, name, least):
-    for number in (least - 1, -7):
-        with pytest.raises(ValueError, match=f"^{name} must be {least} or more.* not {number}$"):
+def test_counts_are_whole_numbers_from_1(function, name):
+    for number in (0, -7):
+        with pytest.raises(ValueError, match=f"^{name} must be 1 or more, not {number}"):
             function(MODEL, IMAGES, **{name: number})
-    for number in (2.0, "2", True, None, torch.tensor(2)):
-        with pytest.raises(TypeError, match=f"^{name} must be a whole number, not "):
+    for number in (2.0, "2", None):
+        with pytest.raises(TypeError):
             function(MODEL, IMAGES, **{name: number})
+    for number in (np.int64(2), torch.tensor(2)):
+        assert len(function(MODEL, IMAGES, **{name: number})) > 0
 
 
-@pytest.mark.parametrize(("function", "name"), [(FIT, "learning_rate"), (FIT, "beta"), (GRID, "limit")])
-def test_real_numbers(function, name):
-    for number in (-0.1, math.nan, math.inf, -math.inf):
-        with pytest.raises(ValueError, match=f"^{name} must be 0 or more.* not {number}$"):
-            function(MODEL, IMAGES, **{name: number})
-    for number in ("1", None, 1j, True):
-        with pytest.raises(TypeError, match=f"^{name} must be a number, not "):
-            function(MODEL, IMAGES, **{name: number})
-
-
-@pytest.mark.parametrize("wrong", [
-    {"epochs": 0}, {"beta": -1.0}, {"beta": 2.0, "num_samples": 2}, {"valid_images": IMAGES.double()},
-], ids=str)  # fmt: skip
-def test_fit_refuses_before_it_writes_or_learns(tmp_path, wrong):
-    before = torch.cat([parameter.flatten() for parameter in MODEL.parameters()])
-    with pytest.raises((ValueError, TypeError), match=next(iter(wrong))):
-        FIT(MODEL, IMAGES, checkpoint=tmp_path / "run", **wrong)
+def test_fit_refuses_before_it_writes(tmp_path):
+    for wrong in ({"epochs": 0}, {"batch_size": 0}, {"valid_images": IMAGES.double()}):
+        with pytest.raises((ValueError, TypeError), match=next(iter(wrong))):
+            FIT(MODEL, IMAGES, checkpoint=tmp_path / "run", **wrong)
     assert not list(tmp_path.iterdir())
-    assert torch.equal(torch.cat([parameter.flatten() for parameter in MODEL.parameters()]), before)
 
 
-def test_numbers_of_numpy_are_numbers(tmp_path):
-    """The second call goes on from the first one's checkpoint, which therefore has to be readable."""
-    two, model = np.int64(2), vae.mlp_vae(2, (8,))
-    settings = {"epochs": two, "batch_size": two, "num_samples": two, "seed": two, "learning_rate": np.float32(0.01)}
-    first, second = (FIT(model, IMAGES, checkpoint=tmp_path / "run", **settings) for _ in range(2))
-    assert len(first) == 2 and first == second
-    assert FIT(model, IMAGES, beta=np.float64(2))
-    assert vae.evaluate(model, IMAGES, batch_size=two, seed=two) == vae.evaluate(model, IMAGES, batch_size=2, seed=2)
-    assert ESTIMATE(model, IMAGES, num_samples=two, batch_size=two, seed=two).shape == (3,)
-    assert GRID(model, IMAGES, n=two, limit=np.float32(3)).points.tolist() == [-3, 3]
-
-
-@pytest.mark.parametrize(("points", "labels", "error", "words"), [
-    (torch.zeros(3, 2), [0, 1, 2], TypeError, "labels must .*list"),
-    (torch.zeros(3, 2), torch.zeros(3), TypeError, "labels must .*float32"),
-    (torch.zeros(3, 2), torch.tensor([0, 1]), ValueError, r"labels must .*\(3,\).* not \(2,\)"),
-    (torch.zeros(3, 2), torch.tensor([0, 1, 10]), ValueError, "labels must .*from 0 to 9.* 10"),
-    (torch.zeros(3, 2), torch.tensor([0, 1, -1]), ValueError, "labels must .*from 0 to 9.* -1"),
-    (torch.zeros(3, 3), torch.tensor([0, 1, 2]), ValueError, r"\(N, 2\).* \(3, 3\)"),
-    (torch.zeros(2), torch.tensor([0, 1]), ValueError, r"\(N, 2\).* \(2,\)"),
-    (torch.full((3, 2), math.nan), torch.tensor([0, 1, 2]), ValueError, "finite.*nan"),
+@pytest.mark.parametrize(("points", "labels", "words"), [
+    (torch.zeros(3, 2), [0, 1], r"not .*3, 2"),
+    (torch.zeros(3, 2), [0, 1, 10], "from 0 to 9.* 10"),
+    (torch.zeros(3, 2), [0, 1, -1], "from 0 to 9.* -1"),
+    (torch.zeros(3, 3), [0, 1, 2], "not .*3, 3"),
+    (torch.zeros(2), [0, 1], r"not .*\D2\D.* and"),
 ])  # fmt: skip
-def test_points_and_labels_of_a_map(points, labels, error, words):
-    with pytest.raises(error, match=f"(?s){words}"):
-        vae.plot_latent_space(points, labels)
+def test_points_and_labels_of_a_map(points, labels, words):
+    with pytest.raises(ValueError, match=f"(?s)points .*labels .*{words}"):
+        vae.plot_codes(points, torch.tensor(labels))
 
 
 @pytest.mark.parametrize(("call", "words"), [
     (lambda: vae.plot_manifold(vae.mlp_vae(3, (8,))), r"2 latent dimensions.* 3"),
-    (lambda: GRID(vae.mlp_vae(3, (8,)), IMAGES), r"2 latent dimensions.* 3"),
-    (lambda: vae.plot_rows({"a": IMAGES[:2], "b": IMAGES}), r"rows must .*\[2, 3\]"),
+    (lambda: vae.posterior_on_grid(vae.mlp_vae(3, (8,)), IMAGES), r"2 latent dimensions.* 3"),
     (lambda: vae.load_mnist("data", variant="EMNIST"), r"variant must .*MNIST, FashionMNIST, KMNIST, not 'EMNIST'"),
-], ids=["plot_manifold", "posterior_on_grid", "plot_rows", "load_mnist"])  # fmt: skip
+], ids=["plot_manifold", "posterior_on_grid", "load_mnist"])  # fmt: skip
 def test_what_does_not_fit(call, words):
     with pytest.raises(ValueError, match=words):
         call()
@@ -143,14 +130,14 @@ def test_what_does_not_fit(call, words):
 @pytest.mark.parametrize("function", [vae.reparameterize, vae.kl_divergence, lambda *q: vae.log_normal(q[0], *q)])
 @pytest.mark.parametrize("shape", [(4, 1), (1, 2), (2,), (1, 4, 2), (8, 2)])  # all but the last would broadcast
 def test_a_mean_and_a_variance_that_do_not_belong_together(function, shape):
-    with pytest.raises(ValueError, match=r"mu and logvar must .*\(4, 2\) and ") as caught:
+    with pytest.raises(ValueError, match=rf"mu and logvar must .*\(4, 2\) and {re.escape(str(shape))}"):
         function(torch.zeros(4, 2), torch.zeros(shape))
-    assert str(shape) in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_is_not_hidden(value):
     good, bad = torch.zeros(3, 2), torch.tensor([0.0, value, 0.0])[:, None].expand(3, 2)
+    pixels = torch.tensor([0.0, 1.0]).repeat(3, 392)
     results = {
         "decode": MODEL.decode(bad).mean(-1),
         "reparameterize, mu": vae.reparameterize(bad, good).sum(-1),
@@ -158,9 +145,9 @@ def test_what_is_not_finite_is_not_hidden(value):
         "kl_divergence, logvar": vae.kl_divergence(good, bad),
         "log_normal, z": vae.log_normal(bad, good, good),
         "log_normal, mu": vae.log_normal(good, bad, good),
-        "log_bernoulli": vae.log_bernoulli(torch.tensor([0.0, 1.0]).repeat(3, 392), bad[:, :1].expand(3, 784)),
+        "Bernoulli": vae.Bernoulli().log_prob(pixels, bad[:, :1].expand(3, 784)),
+        "FlowPrior": vae.FlowPrior(2).log_prob(bad),
         "importance_weighted_bound": vae.importance_weighted_bound(torch.stack([bad[:, 0], bad[:, 0]])),
     }
     for name, result in results.items():
         assert torch.isfinite(result).tolist() == [True, False, True], name
-    assert not math.isfinite(vae.sliced_wasserstein_to_prior(bad))

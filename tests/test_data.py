@@ -1,9 +1,16 @@
-"""Data: files that are sound and files that are not, where they are looked for, the shipped MNIST, binarisation."""
+"""Data: sound files in every place and form, bad files against a reader written a second time, the shipped MNIST.
+
+The normal run tries 500 files of each form that chance has damaged; `pytest -m slow` tries 20,000.
+"""
 
 import gzip
 import hashlib
+import math
+import random
 import shutil
 import struct
+import tracemalloc
+import zlib
 from http.client import IncompleteRead
 from pathlib import Path
 from unittest import mock
@@ -14,14 +21,18 @@ import torch
 from torchvision import datasets
 
 import vae_utils
-from vae_utils import binarize, class_names, load_mnist, read_idx
+from vae_utils import IDX_LIMIT, VARIANTS, binarize, class_names, load_mnist, read_idx
 
 DATA = Path(__file__).parent.parent / "data"
-KAGGLE = [f"kaggle/input/{folder}mnist-dataset" for folder in ("", "datasets/someone/", "competitions/")]
+MEGABYTE = 1 << 20
 
 
-def idx_bytes(array, type_code=8):
-    return struct.pack(f">BBBB{array.ndim}I", 0, 0, type_code, array.ndim, *array.shape) + array.tobytes()
+def idx_bytes(array):
+    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+
+
+def pack(content):
+    return gzip.compress(content, mtime=0)
 
 
 @pytest.fixture
@@ -29,25 +40,14 @@ def images():
     return np.random.default_rng(0).integers(0, 256, (5, 28, 28), dtype=np.uint8)
 
 
-def write_small_mnist(folder, images, dot=False, gz=False):
-    """Four small files: the five images and their labels for training, the first two for testing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    labels = np.arange(5, dtype=np.uint8)
+def write_small_mnist(folder, images, dot=False, gz=False, inside=False):
+    """Four small files: five images and their labels for training, two for testing; if inside, NAME is NAME/NAME."""
     for stem, n in (("train", 5), ("t10k", 2)):
-        for kind, array in (("images-idx3", images[:n]), ("labels-idx1", labels[:n])):
-            name = f"{stem}-{kind.replace('-', '.') if dot else kind}-ubyte"
-            content = idx_bytes(array)
-            if gz:
-                name, content = name + ".gz", gzip.compress(content)
-            (folder / name).write_bytes(content)
-
-
-@pytest.fixture(autouse=True)
-def kaggle(tmp_path, monkeypatch):
-    """Where these tests take /kaggle/input to be, wherever they run. It exists once a test puts something into it."""
-    folder = tmp_path / "kaggle" / "input"
-    monkeypatch.setattr(vae_utils, "KAGGLE_INPUT", folder)
-    return folder
+        for kind, array in (("images-idx3", images[:n]), ("labels-idx1", np.arange(n))):
+            name = f"{stem}-{kind.replace('-', '.') if dot else kind}-ubyte{'.gz' if gz else ''}"
+            path = folder / name / name if inside else folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(pack(idx_bytes(array)) if gz else idx_bytes(array))
 
 
 @pytest.fixture
@@ -56,67 +56,192 @@ def no_download(monkeypatch):
     monkeypatch.setattr(datasets.MNIST, "download", mock.Mock(side_effect=RuntimeError("Error downloading images")))
 
 
-@pytest.mark.parametrize("compress", [bytes, gzip.compress])
-def test_read_idx_gives_back_what_was_written(tmp_path, images, compress):
-    (tmp_path / "file").write_bytes(compress(idx_bytes(images)))
-    array = read_idx(tmp_path / "file")
-    assert array.dtype == np.uint8 and np.array_equal(array, images)
+def by_hand(content):
+    """The array of a sound IDX file of bytes, plain or gzipped, or None."""
+    try:
+        data = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+    except (EOFError, OSError, struct.error, zlib.error):
+        return None
+    if len(data) < 4 or data[:3] != b"\0\0\x08" or not 1 <= data[3] <= 64 or len(data) < 4 + 4 * data[3]:
+        return None
+    shape, values = struct.unpack_from(f">{data[3]}I", data, 4), list(data[4 + 4 * data[3] :])
+    return np.array(values, dtype=np.uint8).reshape(shape) if math.prod(shape) == len(values) > 0 else None
 
 
-def test_read_idx_reads_from_one_value_to_its_limit(tmp_path, monkeypatch):
+def read(path, content):
+    """What read_idx returns, or None for a ValueError that names the file, and the peak of memory on the way."""
+    path.unlink(missing_ok=True)  # some file systems wait for the disk when a file is written over
+    path.write_bytes(content)
+    tracemalloc.start()
+    try:
+        result = read_idx(path)
+    except ValueError as error:
+        assert str(path) in str(error)
+        result = None
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return result, peak
+
+
+GOOD = np.arange(12, dtype=np.uint8).reshape(3, 2, 2)
+BYTES = idx_bytes(GOOD)
+FAULTS = {
+    "empty": b"", "bad magic": b"\0\1" + BYTES[2:], "floats": b"\0\0\x0d" + BYTES[3:], "no dimensions": b"\0\0\x08\0\7",
+    "within the header": BYTES[:12], "short": BYTES[:-1], "long": BYTES + b"\0", "no values": b"\0\0\x08\1\0\0\0\0",
+    "another file": b"<html></html>", "packed html": pack(b"<html></html>"), "long and packed": pack(BYTES + b"\0"),
+    "gzip cut off": pack(BYTES)[:-9], "another checksum": pack(BYTES)[:-8] + bytes(8),
+    "an image too few": struct.pack(">BBBB3I", 0, 0, 8, 3, 4, 2, 2) + bytes(12),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", FAULTS.values(), ids=FAULTS)
+def test_a_bad_file_is_refused_by_name(tmp_path, content):
+    assert by_hand(content) is None and read(tmp_path / "train-images-idx3-ubyte", content)[0] is None
+
+
+INTERESTING = [b"\0", b"\xff", b"\x7f", b"\x80", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x80\0\0\0", b"\0\0\0\0"]
+
+
+def mutate(content, draw):
+    """One to three changes, half of them near the start: bytes put in, put in the place of others, or taken out."""
+    data = bytearray(content)
+    for _ in range(draw.randint(1, 3)):
+        at = draw.randrange(min(len(data), draw.choice([24, 1000])) + 1)
+        word = draw.choice([b"", draw.randbytes(1), draw.choice(INTERESTING), bytes(data[:8])])
+        data[at : at + draw.choice([0, len(word), draw.randint(1, 8), len(data)])] = word
+    return bytes(data)
+
+
+@pytest.mark.parametrize("count", [500, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("compress", [bytes, pack], ids=["plain", "gz"])
+def test_files_that_chance_has_damaged_give_what_another_reader_finds_or_are_refused(tmp_path, compress, count):
+    draw, kept = random.Random(0), 0
+    sound = idx_bytes(np.random.default_rng(0).integers(0, 256, (2, 5, 5)))
+    for _ in range(count):
+        # Half of the gzipped ones are damaged before they are packed, so that the damage lies behind a sound checksum.
+        content = compress(mutate(sound, draw)) if draw.random() < 0.5 else mutate(compress(sound), draw)
+        (found, peak), expected = read(tmp_path / "images", content), by_hand(content)
+        assert peak < 2 * IDX_LIMIT + 4 * MEGABYTE, (peak, content)
+        assert (expected is None) == (found is None), content
+        if found is not None:
+            np.testing.assert_array_equal(found, expected)
+        kept += found is not None
+    assert count // 50 < kept < count  # some were read, and some refused
+
+
+@pytest.mark.parametrize("compress", [bytes, pack], ids=["plain", "gz"])
+def test_a_header_that_claims_too_much_costs_nothing_and_another_no_more_than_it_claims(tmp_path, compress):
+    for claim, most in ((IDX_LIMIT // 784, IDX_LIMIT), (IDX_LIMIT // 784 + 1, 0), (2**31, 0), (2**32 - 1, 0)):
+        content = struct.pack(">BBBB3I", 0, 0, 8, 3, claim, 28, 28) + bytes(100)
+        found, peak = read(tmp_path / "images", compress(content))
+        assert found is None and peak < 2 * most + 4 * MEGABYTE
+    bomb = struct.pack(">BBBB3I", 0, 0, 8, 3, 1, 28, 28) + bytes(300 * MEGABYTE)
+    found, peak = read(tmp_path / "images.gz", gzip.compress(bomb, compresslevel=1))
+    assert found is None and peak < 8 * MEGABYTE  # read no further than its header promises
+
+
+@pytest.mark.parametrize("compress", [bytes, pack], ids=["plain", "gz"])
+def test_sound_files_are_read_from_one_value_to_the_limit(tmp_path, monkeypatch, compress):
+    np.testing.assert_array_equal(read(tmp_path / "file", compress(BYTES))[0], GOOD)
+    read(tmp_path / "file", compress(BYTES[:-1]))
+    with pytest.raises(ValueError, match=r"12 .*\b11\b"):  # it says how many there should be
+        read_idx(tmp_path / "file")
     monkeypatch.setattr(vae_utils, "IDX_LIMIT", 3)
     for size in (1, 3, 4):
-        (tmp_path / "file").write_bytes(idx_bytes(np.ones(size, dtype=np.uint8)))
-        if size <= 3:
-            assert read_idx(tmp_path / "file").tolist() == size * [1]
-    with pytest.raises(ValueError, match="declares 4"):
-        read_idx(tmp_path / "file")
-
-
-GOOD = idx_bytes(np.arange(12, dtype=np.uint8).reshape(3, 2, 2))
-FAULTS = {
-    "empty file": (b"", "ends inside its header"),
-    "bad magic": (b"\0\1" + GOOD[2:], "does not start like"),
-    "wrong type": (idx_bytes(np.zeros((3, 2), dtype=">f4"), 0x0D), "unsigned bytes"),
-    "no dimensions": (b"\0\0\x08\0\7", "does not start like"),
-    "inside the header": (GOOD[:12], "ends inside its header"),
-    "short": (GOOD[:-1], "declares 12 .* holds 11"),
-    "trailing bytes": (GOOD + b"\0", "declares 12 .* holds more"),
-    "no values": (idx_bytes(np.zeros((0, 28, 28), dtype=np.uint8)), "declares 0"),
-    "more than any memory": (b"\0\0\x08\x03" + b"\xff" * 12, "declares 79,228"),
-    "truncated gzip": (gzip.compress(GOOD)[:-9], "end-of-stream"),
-    "damaged gzip": (gzip.compress(GOOD)[:-8] + b"\0" * 8, "CRC"),
-    "gzip of something else": (gzip.compress(b"<html></html>"), "does not start like"),
-}
-
-
-@pytest.mark.parametrize(("content", "fault"), FAULTS.values(), ids=FAULTS)
-def test_read_idx_names_the_file_and_the_fault(tmp_path, content, fault):
-    path = tmp_path / "train-images-idx3-ubyte"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"train-images-idx3-ubyte is not a valid IDX file: .*{fault}"):
-        read_idx(path)
+        found = read(tmp_path / "file", compress(idx_bytes(np.ones(size))))[0]
+        assert found is None if size == 4 else found.tolist() == size * [1]
 
 
 @pytest.mark.parametrize("gz", [False, True])
 @pytest.mark.parametrize("dot", [False, True])
-@pytest.mark.parametrize("place", ["data", "data/MNIST/raw", *KAGGLE])
-def test_every_form_of_the_files_is_found_in_every_place(tmp_path, images, no_download, gz, dot, place):
-    write_small_mnist(tmp_path / place, images, dot, gz)
+@pytest.mark.parametrize("inside", [False, True])  # Kaggle unpacks an uploaded NAME.gz into a folder NAME
+@pytest.mark.parametrize("place", ["", "MNIST/raw", "MNIST", "mnist-dataset", "datasets/someone/mnist-dataset"])
+def test_every_form_of_the_files_is_found_in_every_place_and_nothing_written(
+    tmp_path, images, no_download, gz, dot, inside, place
+):
+    write_small_mnist(tmp_path / "data" / place, images, dot, gz, inside)
+    before = sorted(tmp_path.rglob("*"))
+    for path in before:
+        path.chmod(0o500 if path.is_dir() else 0o400)
     mnist = load_mnist(tmp_path / "data")
     assert mnist.train_images.dtype == torch.float32 and mnist.test_labels.dtype == torch.int64
     np.testing.assert_array_equal(mnist.train_images.numpy(), images.reshape(5, 784) / np.float32(255))
     assert torch.equal(mnist.test_images, mnist.train_images[:2])
     assert mnist.train_labels.tolist() == [0, 1, 2, 3, 4] and mnist.test_labels.tolist() == [0, 1]
-
-
-def test_a_read_only_folder_is_read_and_nothing_written(tmp_path, images, no_download):
-    write_small_mnist(tmp_path / "data" / "MNIST" / "raw", images)
-    before = sorted(tmp_path.rglob("*"))
-    for path in before:
-        path.chmod(0o500 if path.is_dir() else 0o400)
-    assert len(load_mnist(tmp_path / "data").train_images) == 5
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_four_files_come_from_one_dataset_the_deepest_that_has_all(tmp_path, images, no_download):
+    """Of these three the first has no labels, and the last lies less deep."""
+    write_small_mnist(tmp_path / "a-part/of/mnist", 0 * images)
+    for path in tmp_path.rglob("*labels*"):
+        path.unlink()
+    write_small_mnist(tmp_path / "b/whole", images)
+    write_small_mnist(tmp_path / "c", 0 * images)
+    assert (load_mnist(tmp_path).train_images.numpy() == images.reshape(5, 784) / np.float32(255)).all()
+
+
+def test_the_variants_folder_comes_first_then_root_then_the_network(tmp_path, images, monkeypatch):
+    monkeypatch.setattr(datasets.MNIST, "download", lambda self: pytest.fail("downloads what is there"))
+    for level, folder in enumerate(("somewhere/deep/in/the/root", "MNIST/raw")):
+        write_small_mnist(tmp_path / folder, np.full_like(images, 51 * level))
+        assert (load_mnist(tmp_path).train_images == torch.tensor(51 * level / 255)).all()
+
+
+# Folders as torchvision and as the users of Kaggle name them; the file names in all of these datasets are the same.
+FOLDERS = {
+    "torchvision": {variant: f"{variant}/raw" for variant in VARIANTS},
+    "kaggle": {"MNIST": "mnist-dataset", "FashionMNIST": "Fashion-MNIST", "KMNIST": "datasets/someone/kuzushiji"},
+    "other": {"MNIST": "datasets/someone/hojjatk-mnist", "FashionMNIST": "fashionmnist", "KMNIST": "KMNIST"},
+}
+
+
+@pytest.mark.parametrize("folders", FOLDERS.values(), ids=FOLDERS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_variant_is_taken_for_another(tmp_path, images, no_download, variant, folders):
+    for level, folder in enumerate(folders.values()):
+        write_small_mnist(tmp_path / folder, np.full_like(images, 51 * level))
+    expected = torch.tensor(51 * list(folders).index(variant) / 255)
+    assert (load_mnist(tmp_path, variant=variant).train_images == expected).all()
+    shutil.rmtree(tmp_path / folders[variant])
+    with pytest.raises(FileNotFoundError, match=f"No {variant} below"):
+        load_mnist(tmp_path, variant=variant)
+
+
+@pytest.mark.parametrize(("name", "array", "found"), [
+    ("train-labels-idx1", np.arange(4), r"\(4,\)"),
+    ("train-labels-idx1", np.zeros((5, 1)), r"\(5, 1\)"),
+    ("t10k-labels-idx1", np.array([0, 10]), "up to 10"),
+    ("t10k-images-idx3", np.zeros((2, 28, 27)), r"\(2, 28, 27\)"),
+])  # fmt: skip
+def test_files_that_do_not_belong_together(tmp_path, images, name, array, found):
+    write_small_mnist(tmp_path, images)
+    path = tmp_path / f"{name}-ubyte"
+    path.write_bytes(idx_bytes(array))
+    with pytest.raises(ValueError, match=f"do not belong together.*{found}") as caught:
+        load_mnist(tmp_path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("no mirror"), OSError(13, "denied"), IncompleteRead(b"half")])
+def test_without_files_the_error_says_which_are_wanted_where_and_why_none_came(tmp_path, monkeypatch, error):
+    monkeypatch.setattr(datasets.MNIST, "download", mock.Mock(side_effect=error))
+    with pytest.raises(FileNotFoundError) as caught:
+        load_mnist(tmp_path, variant="KMNIST", download=error is not None)
+    words = ["KMNIST", tmp_path, "root", str(error) if error else "download=True", *vae_utils.FILES]
+    assert all(str(word) in str(caught.value) for word in words), caught.value
+    assert datasets.MNIST.download.called is bool(error)
+    monkeypatch.setattr(datasets.MNIST, "__init__", lambda self, root, download: None)  # which brings nothing
+    with pytest.raises(FileNotFoundError, match="did not bring them"):
+        load_mnist(tmp_path)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_is_missing_is_downloaded_into_root(tmp_path, images, monkeypatch, variant):
+    monkeypatch.setattr(datasets.MNIST, "download", lambda self: write_small_mnist(Path(self.raw_folder), images))
+    monkeypatch.setattr(datasets.MNIST, "_load_data", lambda self: ([], []))
+    assert len(load_mnist(tmp_path, variant=variant).train_images) == 5
+    assert (tmp_path / variant / "raw" / "train-images-idx3-ubyte").is_file()
 
 
 def test_the_shipped_files_are_the_originals_and_hold_mnist(monkeypatch):
@@ -130,165 +255,10 @@ def test_the_shipped_files_are_the_originals_and_hold_mnist(monkeypatch):
     assert mnist.train_images.mean().item() == pytest.approx(0.1307, abs=5e-5)  # by which every tutorial normalises
 
 
-@pytest.mark.parametrize("error", [None, RuntimeError("no mirror"), OSError(13, "denied"), IncompleteRead(b"half")])
-def test_without_files_the_error_says_where_it_looked_and_why_none_came(tmp_path, monkeypatch, error):
-    monkeypatch.setattr(datasets.MNIST, "download", mock.Mock(side_effect=error))
-    with pytest.raises(FileNotFoundError) as caught:
-        load_mnist(tmp_path, variant="KMNIST", download=error is not None)
-    message = str(caught.value)
-    assert message.startswith(f"No KMNIST here: neither {tmp_path / 'KMNIST' / 'raw'} nor {tmp_path} holds ")
-    assert all(f"{stem}-ubyte" in message for stem in ("train-images-idx3", "t10k-labels-idx1"))
-    assert (f"the download failed ({error})" if error else "download=True") in message
-    assert datasets.MNIST.download.called is bool(error)
-    assert "root" in message and "digit-recognizer" not in message
-
-
-@pytest.mark.parametrize("variant", vae_utils.VARIANTS)
-def test_what_is_missing_is_downloaded_into_root(tmp_path, images, monkeypatch, variant):
-    def fetch(self):
-        write_small_mnist(Path(self.raw_folder), images)
-
-    monkeypatch.setattr(datasets.MNIST, "download", fetch)
-    monkeypatch.setattr(datasets.MNIST, "_load_data", lambda self: ([], []))
-    assert len(load_mnist(tmp_path, variant=variant).train_images) == 5
-    assert (tmp_path / variant / "raw" / "train-images-idx3-ubyte").is_file()
-
-
-def test_a_download_that_brings_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.MNIST, "__init__", lambda self, root, download: None)
-    with pytest.raises(FileNotFoundError, match=r"^No MNIST here: .*; the download did not bring them\."):
-        load_mnist(tmp_path)
-
-
-@pytest.mark.parametrize(("name", "array", "found"), [
-    ("train-labels-idx1", np.arange(4), r"\(4,\)"),
-    ("train-labels-idx1", np.zeros((5, 1)), r"\(5, 1\)"),
-    ("t10k-labels-idx1", np.array([0, 10]), "up to 10"),
-    ("t10k-images-idx3", np.zeros((2, 28, 27)), r"\(2, 28, 27\)"),
-])  # fmt: skip
-def test_files_that_do_not_belong_together(tmp_path, images, name, array, found):
-    write_small_mnist(tmp_path, images)
-    path = tmp_path / f"{name}-ubyte"
-    path.write_bytes(idx_bytes(array.astype(np.uint8)))
-    with pytest.raises(ValueError, match=f"do not belong together: .*{found}") as caught:
-        load_mnist(tmp_path)
-    assert str(path) in str(caught.value)
-
-
-@pytest.mark.parametrize("plain_beside", [False, True])
-def test_kaggle_folders_with_the_files_names_are_walked_through(tmp_path, images, no_download, kaggle, plain_beside):
-    """Kaggle unpacks an uploaded NAME.gz into a folder NAME that holds a file NAME."""
-    dataset = kaggle / "mnist-dataset"
-    write_small_mnist(dataset, images)
-    for path in sorted(dataset.iterdir()):
-        file = path.rename(dataset / "file")
-        path.mkdir()
-        file.rename(path / path.name)
-    if plain_beside:
-        write_small_mnist(dataset, images, dot=True)
-    assert len(load_mnist(tmp_path / "data").train_images) == 5
-
-
-def test_the_four_files_come_from_one_dataset(tmp_path, images, no_download, kaggle):
-    """Of two datasets the first has no labels; nothing is put together from both."""
-    write_small_mnist(kaggle / "a-part-of-mnist", np.zeros_like(images))
-    for path in (kaggle / "a-part-of-mnist").glob("*labels*"):
-        path.unlink()
-    write_small_mnist(kaggle / "the-whole-mnist", images)
-    assert torch.equal(load_mnist(tmp_path).train_images, torch.from_numpy(images / np.float32(255)).flatten(1))
-
-
-def test_the_order_is_the_layout_of_torchvision_root_kaggle_network(tmp_path, images, monkeypatch, kaggle):
-    monkeypatch.setattr(datasets.MNIST, "download", lambda self: pytest.fail("downloads what is there"))
-    for level, folder in enumerate((kaggle / "mnist-dataset", tmp_path / "data", tmp_path / "data/MNIST/raw")):
-        write_small_mnist(folder, np.full_like(images, 51 * level))
-        assert (load_mnist(tmp_path / "data").train_images == torch.tensor(51 * level / 255)).all()
-
-
-# On Kaggle, folders as its users name them; the file names in all of these datasets are the same.
-FOLDERS = [
-    {variant: f"data/{variant}/raw" for variant in vae_utils.VARIANTS},
-    {"MNIST": "mnist-dataset", "FashionMNIST": "Fashion-MNIST", "KMNIST": "datasets/someone/kuzushiji"},
-    {"MNIST": "datasets/someone/hojjatk-mnist", "FashionMNIST": "fashionmnist", "KMNIST": "KMNIST"},
-]
-
-
-@pytest.mark.parametrize("folders", FOLDERS, ids=["root", "kaggle", "kaggle with other names"])
-@pytest.mark.parametrize("variant", vae_utils.VARIANTS)
-def test_no_variant_is_taken_for_another(tmp_path, images, no_download, kaggle, variant, folders):
-    paths = {name: (tmp_path if folder.startswith("data/") else kaggle) / folder for name, folder in folders.items()}
-    for level, path in enumerate(paths.values()):
-        write_small_mnist(path, np.full_like(images, 51 * level))
-    expected = torch.tensor(51 * list(paths).index(variant) / 255)
-    assert (load_mnist(tmp_path / "data", variant=variant).train_images == expected).all()
-    shutil.rmtree(paths[variant])
-    with pytest.raises(FileNotFoundError, match=f"No {variant} here"):
-        load_mnist(tmp_path / "data", variant=variant)
-
-
-def write_csv(folder, images, labels):
-    folder.mkdir(parents=True, exist_ok=True)
-    header = ",".join(["label", *(f"{row}x{column}" for row in range(1, 29) for column in range(1, 29))])
-    for name, n in (("mnist_train.csv", len(images)), ("mnist_test.csv", 2)):
-        table = np.column_stack([labels[:n], images[:n].reshape(n, -1)])
-        np.savetxt(folder / name, table, fmt="%d", delimiter=",", header=header, comments="")
-
-
-@pytest.fixture
-def small_csv(images, monkeypatch, kaggle):
-    monkeypatch.setattr(vae_utils, "CSV_ROWS", {"mnist_train.csv": 5, "mnist_test.csv": 2})
-    folder = kaggle / "datasets" / "someone" / "mnist-in-csv"
-    write_csv(folder, images, np.arange(5))
-    return folder
-
-
-def test_kaggle_csv_gives_what_the_idx_files_give(tmp_path, images, no_download, small_csv):
-    write_small_mnist(tmp_path / "idx", images)
-    for from_csv, from_idx in zip(load_mnist(tmp_path / "data"), load_mnist(tmp_path / "idx"), strict=True):
-        assert from_csv.dtype == from_idx.dtype and torch.equal(from_csv, from_idx)
-    with pytest.raises(FileNotFoundError, match="No KMNIST here"):
-        load_mnist(tmp_path / "data", variant="KMNIST")
-
-
-CSV_FAULTS = {
-    "a row short": (lambda text: text[: text.rindex("\n", 0, -1) + 1], "5 rows below its header, and holds 4"),
-    "a row too many": (lambda text: text + text.splitlines()[-1] + "\n", "5 rows below its header, and holds 6"),
-    "empty": (lambda text: "", "5 rows"),
-    "cut off in the last row": (lambda text: text[:-40], "columns"),
-    "a column short": (lambda text: "\n".join(line[: line.rindex(",")] for line in text.splitlines()), "reshape"),
-    "above 255": (lambda text: text.replace("\n3,", "\n300,"), "from 0 to 300"),
-    "below 0": (lambda text: text.replace("\n3,", "\n-3,"), "from -3 to"),
-    "between two levels": (lambda text: text.replace("\n3,", "\n2.5,"), "2.5"),
-    "a word": (lambda text: text.replace("\n3,", "\nthree,"), "three"),
-}
-
-
-@pytest.mark.parametrize(("damage", "fault"), CSV_FAULTS.values(), ids=CSV_FAULTS)
-def test_a_damaged_csv_file_is_named_with_its_fault(tmp_path, no_download, small_csv, damage, fault):
-    path = small_csv / "mnist_train.csv"
-    path.write_text(damage(path.read_text(encoding="ascii")), encoding="ascii")
-    with pytest.raises(ValueError, match=rf"mnist_train\.csv is not a valid CSV file of MNIST: .*{fault}"):
-        load_mnist(tmp_path)
-
-
-def test_the_competition_alone_is_not_enough_and_the_error_says_why(tmp_path, no_download, kaggle):
-    folder = kaggle / "competitions" / "digit-recognizer"
-    folder.mkdir(parents=True)
-    (folder / "train.csv").write_text("label,pixel0\n1,0\n", encoding="ascii")
-    with pytest.raises(FileNotFoundError, match=r"^No MNIST here: .*digit-recognizer does not.* 42,000"):
-        load_mnist(tmp_path)
-
-
-def test_a_csv_file_has_as_many_rows_as_the_split(tmp_path, images, kaggle):
-    write_csv(kaggle, images, np.arange(5))
-    with pytest.raises(ValueError, match="60,000 rows below its header, and holds 5"):
-        load_mnist(tmp_path)
-
-
 def test_class_names_are_ten_for_each_variant():
     assert class_names() == ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
     assert class_names("FashionMNIST")[:2] == ("T-shirt/top", "Trouser") and class_names("KMNIST")[0] == "o"
-    assert all(len(class_names(variant)) == 10 for variant in vae_utils.VARIANTS)
+    assert all(len(class_names(variant)) == 10 for variant in VARIANTS)
 
 
 def test_binarize_draws_each_grey_level_with_its_probability():

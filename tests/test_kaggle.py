@@ -1,7 +1,7 @@
 """Kaggle: the folder that kaggle/build.py writes, and its notebook run as Kaggle runs it.
 
 An empty working folder, the built notebook alone, papermill as the runner, a read-only input tree, no network.
-Every layout with every form of the files is in test_data.py, without a notebook.
+All forms of the files in all places are in test_data.py, without a notebook.
 """
 
 import base64
@@ -12,14 +12,13 @@ import re
 import shutil
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
 from nbclient import NotebookClient
-from test_data import DATA, write_csv, write_small_mnist
+from test_data import DATA, write_small_mnist
 
 ROOT = Path(__file__).parent.parent
 BUILD = ROOT / "kaggle" / "build.py"
@@ -80,24 +79,19 @@ def guarded(tmp_path):
     return {**os.environ, "PYTHONPATH": str(tmp_path / "startup"), "ATTEMPTS": str(tmp_path / "attempts")}
 
 
-@pytest.mark.parametrize("dataset", ["hojjatk/mnist-dataset", "oddrationale/mnist-in-csv"])
+@pytest.mark.parametrize("dataset", ["hojjatk/mnist-dataset", "zalando-research/fashionmnist"])
 def test_the_folder_holds_two_files_and_every_setting_is_explicit(tmp_path, dataset):
     out = tmp_path / "some where" / "kernel"  # what `kaggle kernels push -p` is given
     other = [] if dataset == "hojjatk/mnist-dataset" else ["--dataset", dataset]
     result = build("--user", "some-body", "--out", out, *other)
     assert result.returncode == 0 and str(out) in result.stdout, result.stderr
     assert sorted(path.name for path in out.iterdir()) == [NAME, "kernel-metadata.json"]
-    assert json.loads((out / "kernel-metadata.json").read_text(encoding="utf-8")) == {
-        "id": "some-body/variational-autoencoders-on-mnist",
-        "title": "Variational autoencoders on MNIST",
-        "code_file": NAME,
-        "language": "python",
-        "kernel_type": "notebook",
-        "is_private": True,
-        "dataset_sources": [dataset],
-        **{key: False for key in ("enable_gpu", "enable_tpu", "enable_internet")},
-        **{key: [] for key in ("keywords", "competition_sources", "kernel_sources", "model_sources")},
-    }
+    metadata = json.loads((out / "kernel-metadata.json").read_text(encoding="utf-8"))
+    assert metadata.pop("id") == "some-body/" + metadata.pop("title").lower().replace(" ", "-")
+    settings = {"code_file": NAME, "language": "python", "kernel_type": "notebook", "dataset_sources": [dataset]}
+    settings |= {key: False for key in ("enable_gpu", "enable_tpu", "enable_internet")} | {"is_private": True}
+    settings |= {key: [] for key in ("keywords", "competition_sources", "kernel_sources", "model_sources")}
+    assert metadata == settings
 
 
 def test_the_notebook_is_the_committed_one_behind_folded_cells_without_outputs(notebook):
@@ -108,6 +102,8 @@ def test_the_notebook_is_the_committed_one_behind_folded_cells_without_outputs(n
     assert all(cell.metadata["_kg_hide-input"] and cell.metadata.jupyter.source_hidden for cell in added)
     for cell, original in zip(kept, committed.cells, strict=True):
         source = original.source.replace("](images/", "](attachment:")  # such pictures travel in the cell
+        line = re.search('^DATA_ROOT = "/kaggle/input" if .* else "data"$', cell.source, re.MULTILINE)
+        source = re.sub('^DATA_ROOT = "data".*', line[0] if line else "", source, flags=re.MULTILINE)
         assert (cell.cell_type, cell.source, cell.metadata) == (original.cell_type, source, original.metadata)
         for name in re.findall(r"\]\(attachment:([^)]+)\)", source):
             picture = base64.b64decode(cell.attachments[name]["image/png"])
@@ -137,6 +133,10 @@ def test_the_first_cells_write_the_files_to_the_byte(tmp_path):
     NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}}).execute()
     for name, text in texts.items():
         assert (tmp_path / name).read_bytes().replace(b"\r\n", b"\n") == text.encode()
+    committed = (repository / NAME).read_text(encoding="utf-8")
+    (repository / NAME).write_text(committed.replace("DATA_ROOT = ", "FOLDER = "), encoding="utf-8")
+    result = build("--user", "x", script=repository / "kaggle" / "build.py")
+    assert result.returncode == 1 and "DATA_ROOT" in result.stderr and "Traceback" not in result.stderr
 
 
 REFUSED = [
@@ -164,12 +164,14 @@ def test_the_guard_lets_nothing_out(guarded, tmp_path):
     assert (tmp_path / "attempts").read_text().split() == ["example.org", "192.0.2.1"]
 
 
-def run_on_kaggle(notebook, tmp_path, guarded, rows=(), card=""):
+def run_on_kaggle(notebook, tmp_path, guarded, card=""):
     """A quick run in an empty working folder on the tree tmp_path/input, as read-only as Kaggle's; gives its cells."""
     tree, working = tmp_path / "input", tmp_path / "working"
-    place = f"import vae_utils as v\nv.KAGGLE_INPUT = type(v.KAGGLE_INPUT)({str(tree)!r})\nv.CSV_ROWS.update({rows})"
-    first = next(i for i, cell in enumerate(notebook.cells) if not cell.id.startswith("write-"))
-    notebook.cells.insert(first, nbformat.v4.new_code_cell(place + card))
+    notebook = nbformat.from_dict(notebook)
+    parameters = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    assert parameters.source.count('"/kaggle/input"') == 2
+    parameters.source = parameters.source.replace('"/kaggle/input"', repr(str(tree)))
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(card))
     tree.mkdir(exist_ok=True)
     working.mkdir(exist_ok=True)
     nbformat.write(notebook, working / "in.ipynb")
@@ -190,22 +192,22 @@ def run_on_kaggle(notebook, tmp_path, guarded, rows=(), card=""):
     return nbformat.read(working / "out.ipynb", as_version=4).cells
 
 
-FORMS = {
-    "mnist": partial(write_small_mnist, dot=True),
-    "competitions/mnist": partial(write_small_mnist, gz=True),
-    "datasets/someone/mnist": lambda folder, images: write_csv(folder, images, np.arange(5)),
+PLACES = {
+    "input/mnist-dataset": {"dot": True},
+    "input/datasets/someone/mnist": {"gz": True, "inside": True},
+    "working/data/MNIST/raw": {},  # nothing is on Kaggle, or this is Colab
 }
 
 
-@pytest.mark.parametrize("layout", FORMS)
-def test_the_data_cell_on_each_layout_and_form(notebook, tmp_path, guarded, layout):
+@pytest.mark.parametrize("place", PLACES)
+def test_the_data_cell_in_each_place(notebook, tmp_path, guarded, place):
     """The notebook as far as its first figure, on five images."""
     images = np.random.default_rng(0).integers(0, 256, (5, 28, 28), dtype=np.uint8)
-    FORMS[layout](tmp_path / "input" / layout, images)
+    write_small_mnist(tmp_path / place, images, **PLACES[place])
     copy = nbformat.from_dict(notebook)
     copy.cells = copy.cells[: 1 + next(i for i, cell in enumerate(copy.cells) if "vae.load_mnist(" in cell.source)]
-    cells = run_on_kaggle(copy, tmp_path, guarded, rows={"mnist_train.csv": 5, "mnist_test.csv": 2})
-    assert "train_images  (5, 784)" in cells[-1].outputs[0].text
+    cells = run_on_kaggle(copy, tmp_path, guarded)
+    assert re.search(r"train_images +\(5, 784\)", cells[-1].outputs[0].text)
 
 
 def test_the_whole_notebook_on_the_default_dataset(notebook, tmp_path, guarded):
@@ -219,7 +221,7 @@ def test_the_whole_notebook_on_the_default_dataset(notebook, tmp_path, guarded):
         for copy in [raw / name] if ON_COLAB else [dataset / name / name, dataset / name.replace("-idx", ".idx")]:
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(gzip.decompress(path.read_bytes()))
-    cells = run_on_kaggle(nbformat.from_dict(notebook), tmp_path, guarded, card="" if ON_COLAB else P100)
+    cells = run_on_kaggle(notebook, tmp_path, guarded, card="" if ON_COLAB else P100)
     committed = nbformat.read(ROOT / NAME, as_version=4).cells
     run, stored = ([out for cell in some for out in cell.get("outputs", [])] for some in (cells, committed))
     figures, wanted = (sum("image/png" in output.get("data", {}) for output in outputs) for outputs in (run, stored))

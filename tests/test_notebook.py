@@ -1,8 +1,8 @@
-"""The notebook: it runs anywhere without a network, and what is stored in it is one clean run of today's code."""
+"""The notebook: it runs anywhere without a network and with every setting that it suggests; the stored run is clean.
 
-import ast
-import inspect
-import json
+What compares figures with prose and README is in test_release.py: a run on another processor rounds otherwise.
+"""
+
 import re
 import shutil
 from pathlib import Path
@@ -11,8 +11,6 @@ import nbformat
 import numpy as np
 import pytest
 from nbclient import NotebookClient
-
-import vae_utils
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOK = ROOT / "Variational-Autoencoder.ipynb"
@@ -149,107 +147,3 @@ def test_the_stored_run_is_complete_and_clean(notebook):
     assert len(figures(notebook)) >= 8
     kernel = notebook.metadata.kernelspec
     assert kernel.name == "python3"
-
-
-def test_the_stored_run_is_the_full_one(notebook):
-    assert "\nQUICK = False" in parameters_cell(notebook).source
-    epochs = parameters(notebook)["EPOCHS"]
-    tables = [output.data["text/plain"] for output in outputs(notebook) if "text/markdown" in output.get("data", {})]
-    assert any(re.search(rf"^{epochs} +-\d", table, re.MULTILINE) for table in tables)
-
-
-def parameters(notebook):
-    assignments = ast.parse(parameters_cell(notebook).source).body
-    return {node.targets[0].id: ast.literal_eval(node.value) for node in assignments}
-
-
-def test_the_shown_sources_are_those_of_today(notebook):
-    shown = 0
-    for cell in code_cells(notebook):
-        for name in re.findall(r"^show_source\(vae\.(\w+)\)", cell.source, re.MULTILINE):
-            source = inspect.getsource(getattr(vae_utils, name))
-            stored = [output.data for output in cell.outputs if "text/markdown" in output.get("data", {})]
-            assert source in [data["text/plain"] for data in stored], f"{name} has changed: run the notebook again"
-            assert f"```python\n{source}```" in [data["text/markdown"] for data in stored]
-            shown += 1
-    assert shown >= 6
-
-
-def test_prose_and_code_agree_on_the_parameters(notebook):
-    """Every setting that the prose names exists and is used, and the epochs that it speaks of are those of the run."""
-    settings = parameters(notebook)
-    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    for name in re.findall(r"`([A-Z][A-Z_]+)(?: = [^`]+)?`", prose):
-        assert name in settings, f"the prose speaks of {name}, which is not among the parameters"
-    epochs = r"(?<![\d,])(\d+) epochs"  # not Burda's 3,280
-    known = {str(value) for name, value in settings.items() if name.endswith("EPOCHS")}
-    known |= set(re.findall(epochs, printed(notebook)))
-    assert set(re.findall(epochs, prose)) <= known
-    code = "\n".join(cell.source for cell in code_cells(notebook))
-    for name in settings:
-        assert len(re.findall(rf"\b{name}\b", code)) >= 2, f"{name} is set and not used"
-
-
-def decimals(text):
-    text = re.sub(r"\(http\S+\)|\[arXiv\S+\]|Python 3\.\d+", "", text)
-    return set(re.findall(r"\d+\.\d\d+", text))
-
-
-def test_every_decimal_figure_in_the_prose_stands_in_an_output(notebook):
-    """Figures such as 133.91 come from the run that is stored."""
-    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    assert decimals(prose) <= decimals(printed(notebook))
-
-
-def test_every_decimal_figure_in_the_readme_stands_in_the_notebook_or_is_a_recorded_measurement(notebook):
-    recorded = set()
-    for path in (ROOT / "benchmarks" / "results").glob("likelihood-test-*.json"):
-        report = json.loads(path.read_text(encoding="utf-8"))
-        recorded |= {f"{abs(report[key]):.2f}" for key in ("elbo", "negative_log_likelihood", "standard_error")}
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    readme = re.sub(r"(?s)## Versions\n.*?\n## ", "", readme)  # numbers of versions are no results
-    assert decimals(readme) <= decimals(printed(notebook)) | recorded
-
-
-@pytest.mark.parametrize("minutes", [5, 20])
-def test_the_readme_quotes_the_median_of_the_recorded_runs(minutes):
-    paths = [ROOT / "benchmarks" / "results" / f"likelihood-test-{minutes}min-seed{seed}.json" for seed in range(3)]
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    assert len({(r["num_samples"], *r["epochs"]) for r in runs}) == 1
-    assert all(r["images"] == 10_000 and r["split"] == "test" for r in runs)
-    median = sorted(runs, key=lambda r: r["negative_log_likelihood"])[1]
-    figures = f"{median['num_samples']} | {-median['elbo']:.2f} | **{median['negative_log_likelihood']:.2f}**"
-    assert f"| {minutes} minutes, two cores | {figures} |" in (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def test_every_figure_has_a_text_for_those_who_cannot_see_it(notebook):
-    for cell in code_cells(notebook):
-        drawn = any("image/png" in output.get("data", {}) for output in cell.outputs)
-        assert drawn == ("alt" in cell.metadata), cell.source
-        assert not drawn or len(cell.metadata.alt) > 40
-
-
-def test_the_table_of_contents_leads_to_every_section(notebook):
-    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    links = re.findall(r"\]\(#([\w-]+)\)", prose)
-    anchors = re.findall(r'<a id="([\w-]+)"></a>\n## ', prose)
-    assert links == anchors and len(anchors) == len(re.findall(r"^## ", prose, re.MULTILINE))
-
-
-def test_the_file_is_small_enough_to_be_shown():
-    """GitHub promises previews of files below 2 MB."""
-    assert NOTEBOOK.stat().st_size < 2e6
-
-
-def test_the_pictures_that_the_text_shows_exist_and_the_animated_one_is_small(notebook):
-    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    prose += (ROOT / "README.md").read_text(encoding="utf-8")
-    pictures = set(re.findall(r"\]\((images/[^)]+)\)", prose))
-    assert {"images/learning.png", "images/explorer.png"} <= pictures
-    assert all((ROOT / picture).is_file() for picture in pictures)
-    assert (ROOT / "images" / "learning.png").stat().st_size < 500_000
-
-
-def test_the_notebook_can_be_read_in_25_minutes(notebook):
-    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    assert len(notebook.cells) <= 65 and len(prose.split()) <= 4500

@@ -3,20 +3,19 @@
 It is served below a folder, as GitHub Pages does it. No test has a network: MathJax is answered by an empty file.
 """
 
-import functools
-import html
 import os
 import re
 import subprocess
 import sys
 import threading
-from html.parser import HTMLParser
+from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "tools" / "build_site.py"
@@ -42,41 +41,26 @@ def site(tmp_path_factory):
     return folder
 
 
-class Page(HTMLParser):
-    """The links and the anchors of a page, and the pictures that are not described."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.language, self.links, self.anchors, self.undescribed = None, [], [], []
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag, attributes):
-        values = dict(attributes)
-        if tag == "html":
-            self.language = values.get("lang")
-        if tag == "img" and (values.get("alt") or "No description").startswith("No description"):
-            self.undescribed.append(str(attributes)[:200])
-        self.anchors += [values["id"]] if "id" in values else []
-        self.links += [values[name] for name in ("href", "src", "srcset") if name in values]
-
-
 @pytest.fixture(scope="module")
 def pages(site):
-    return {path: Page(path) for path in site.rglob("*.html")}
+    return {path: BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser") for path in site.rglob("*.html")}
+
+
+def links(page):
+    return [tag[name] for name in ("href", "src", "srcset") for tag in page.find_all(attrs={name: True})]
 
 
 def test_every_link_leads_to_a_file_or_an_anchor(site, pages):
     broken, reached = [], {site / "index.html"}
     for path, page in pages.items():
-        for link in page.links:
-            place = urlsplit(link)
+        for place in map(urlsplit, links(page)):
             if place.scheme in ("https", "data"):
                 continue
             target = Path(os.path.normpath(path.parent / unquote(place.path))) if place.path else path
             reached.add(target)
-            anchors = pages[target].anchors if target in pages else ()
-            if not target.is_file() or (place.fragment and unquote(place.fragment) not in anchors):
-                broken.append((path.name, link))
+            anchored = not place.fragment or (target in pages and pages[target].find(id=unquote(place.fragment)))
+            if not target.is_file() or not anchored:
+                broken.append((path.name, place))
     assert broken == []
     assert {path for path in site.rglob("*") if path.is_file()} == reached, "there is a file that nothing links to"
     assert not [path for path in reached if path.suffix in (".ipynb", ".md", ".py")], "browsers do not show these"
@@ -84,26 +68,26 @@ def test_every_link_leads_to_a_file_or_an_anchor(site, pages):
 
 def test_start_page_notebook_and_explorer_lead_to_each_other(site, pages):
     wanted = {"notebook.html", "explorer/explorer.html", "images/learning.png"}
-    assert wanted <= {*pages[site / "index.html"].links}
-    assert "explorer/explorer.html" in pages[site / "notebook.html"].links
+    assert wanted <= {*links(pages[site / "index.html"])}
+    assert "explorer/explorer.html" in links(pages[site / "notebook.html"])
     for path in pages.keys() - {site / "index.html", site / "explorer" / "explorer.html"}:
-        assert Path(os.path.relpath(site / "index.html", path.parent)).as_posix() in pages[path].links, path
+        assert Path(os.path.relpath(site / "index.html", path.parent)).as_posix() in links(pages[path]), path
 
 
 def test_pages_have_a_language_and_describe_their_pictures(pages):
-    assert {page.language for page in pages.values()} == {"en"}
-    assert [picture for page in pages.values() for picture in page.undescribed] == []
+    assert {page.html.get("lang") for page in pages.values()} == {"en"}
+    described = [picture.get("alt", "") for page in pages.values() for picture in page.find_all("img")]
+    assert len(described) > 10 and not [text for text in described if not text or text.startswith("No description")]
 
 
 def test_the_notebook_has_its_stored_figures_and_its_formulas(site, pages):
+    page = pages[site / "notebook.html"]
     outputs = [output.get("data", {}) for cell in NOTEBOOK.cells for output in cell.get("outputs", [])]
     figures = [f"data:image/png;base64,{data['image/png']}".strip() for data in outputs if "image/png" in data]
-    shown = [link.strip() for link in pages[site / "notebook.html"].links if link.startswith("data:image")]
-    assert shown == figures and len(figures) > 10
+    assert [link.strip() for link in links(page) if link.startswith("data:image")] == figures and len(figures) > 10
     text = "".join(cell.source for cell in NOTEBOOK.cells if cell.cell_type == "markdown")
     formulas = re.findall(r"\$\$.+?\$\$|\$[^$]+\$", text, re.DOTALL)
-    page = html.unescape((site / "notebook.html").read_text(encoding="utf-8"))
-    assert [formula for formula in formulas if formula not in page] == [] and len(formulas) > 50
+    assert [formula for formula in formulas if formula not in page.text] == [] and len(formulas) > 50
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +96,7 @@ def address(site):
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=site.parent))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=site.parent))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/{site.name}/"
     server.shutdown()
@@ -133,13 +117,10 @@ def test_a_browser_shows_everything_at_every_width(width, scheme, site, pages, a
 
     def answer(route):
         url = route.request.url
-        if url.startswith(MATHJAX):
-            formulas.append(url)
-            return route.fulfill(status=200, content_type="text/javascript", body="")
         if url.startswith(address):
             return route.continue_()
-        faults.append(url)
-        return route.abort()
+        (formulas if url.startswith(MATHJAX) else faults).append(url)
+        return route.fulfill(status=200, content_type="text/javascript", body="")
 
     with browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme) as context:
         context.route("**/*", answer)
@@ -150,10 +131,9 @@ def test_a_browser_shows_everything_at_every_width(width, scheme, site, pages, a
             page.goto(address + name)
             assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{name} scrolls sideways"
             missing = "[...document.images].filter(image => !image.naturalWidth).map(image => image.src.slice(0, 99))"
-            assert page.evaluate(missing) == [], name
+            assert page.evaluate(missing) == [] and page.evaluate(CUT_OFF, width) == [], name
             shade = page.evaluate("getComputedStyle(document.body).backgroundColor").split("(")[1].split(",")[0]
             assert (int(shade) > 128) == (scheme == "light"), name
-            assert page.evaluate(CUT_OFF, width) == [], name
             if name == "notebook.html":
                 (frame,) = page.frames[1:]
                 frame.wait_for_function("window.explorer")

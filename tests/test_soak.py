@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 
-from vae_utils import estimate_log_likelihood, fit, mlp_vae
+from vae_utils import FlowPrior, estimate_log_likelihood, fit, mlp_vae
 
 IMAGES = torch.rand(40, 784, generator=torch.Generator().manual_seed(0))
 
@@ -20,14 +20,14 @@ def live_objects():
 
 @pytest.mark.parametrize("epochs", [30, pytest.param(200, marks=pytest.mark.slow)])
 def test_training_for_many_epochs_keeps_nothing_but_its_history(tmp_path, epochs):
-    counts = {}
+    counts, model = {}, mlp_vae(2, (16,), prior=FlowPrior(2, couplings=2))
     settings = {"binarized": True, "valid_images": IMAGES[:8], "checkpoint": tmp_path / "run", "progress": False}
 
     def count(row):
         if row["epoch"] in (5, epochs):
             counts[row["epoch"]] = live_objects()
 
-    fit(mlp_vae(2, (16,)), IMAGES, epochs=epochs, batch_size=40, callback=count, **settings)
+    fit(model, IMAGES, epochs=epochs, batch_size=40, callback=count, **settings)
     (objects, tensors), (objects_later, tensors_later) = counts.values()
     # A row an epoch is a dictionary; other parts of the process, such as a browser's driver, make a few objects too.
     assert tensors_later <= tensors and objects_later - objects < 10 * epochs + 50
@@ -43,16 +43,9 @@ def test_200_epochs_take_no_more_memory_than_20():
     """The peak of the process, PyTorch's own allocations included, rises by less than 20 MB in the last 180 epochs."""
     images, peaks = torch.rand(2000, 784, generator=torch.Generator().manual_seed(0)), []
     settings = {"batch_size": 200, "valid_images": images[:500], "progress": False}
-    fit(mlp_vae(2, (64,)), images, epochs=200, callback=lambda row: peaks.append(resident_megabytes()), **settings)
+    with torch.autocast("cpu", torch.bfloat16):  # whose cache of weights must not grow
+        fit(mlp_vae(2, (64,)), images, epochs=200, callback=lambda row: peaks.append(resident_megabytes()), **settings)
     assert len(peaks) == 200 and peaks[-1] - peaks[19] < 20, (peaks[0], peaks[19], peaks[-1])
-
-
-@pytest.mark.slow
-def test_5000_samples_take_no_more_memory_than_100():
-    model, peaks = mlp_vae(2, (16,)), []
-    model.decoder.register_forward_hook(lambda *args: peaks.append(resident_megabytes()))
-    bounds = estimate_log_likelihood(model, IMAGES, num_samples=5000)
-    assert bounds.shape == (40,) and peaks[-1] - peaks[100] < 20
 
 
 def test_an_estimate_can_be_interrupted():

@@ -6,8 +6,8 @@
 mutmut, whose settings are in pyproject.toml, writes the changed functions into the folder mutants/ and finds out which
 test runs which function. Its own runner begins afresh for each mutant, which takes seconds; this one collects the tests
 once and forks for each mutant, so that 1,300 of them take ten minutes of one core (on Linux and macOS). A mutant is
-killed by a test that fails, an error that ends the run, or 200 seconds without an end. The sections counted are
-Objective, Training, Evaluation and Data. With NAMEs, only these are tried; `mutmut show NAME` tells what one changes.
+killed by a test that fails, an error that ends the run, or 200 seconds without an end. The sections counted are all
+but checks and plots. With NAMEs, only these are tried; `mutmut show NAME` tells what one changes.
 """
 
 import json
@@ -25,7 +25,7 @@ import torch
 from _pytest.main import pytest_runtestloop
 
 ROOT = Path(__file__).resolve().parent.parent
-SECTIONS = ("Objective", "Training", "Evaluation", "Data")
+SECTIONS = ("Model", "Objective", "Training", "Checkpoint", "Evaluation", "Data")
 SECONDS = 200
 
 
@@ -34,14 +34,21 @@ def generate() -> None:
     subprocess.run(["mutmut", "run", "--max-children", "1", "vae_utils.x_class_names__mutmut_1"], cwd=ROOT, check=True)
 
 
-def counted_functions() -> set[str]:
-    _, *parts = re.split(r"# -{100,}\n# (.*)\n# -{100,}\n", (ROOT / "vae_utils.py").read_text(encoding="utf-8"))
+def counted_owners() -> set[str]:
+    """The functions and classes of SECTIONS."""
+    _, *parts = re.split(r"(?m)^# -{4} (.*?) -+\n", (ROOT / "vae_utils.py").read_text(encoding="utf-8"))
     bodies = [body for title, body in zip(parts[::2], parts[1::2], strict=True) if title.startswith(SECTIONS)]
-    return {name for body in bodies for name in re.findall(r"^def (\w+)", body, re.MULTILINE)}
+    return {name for body in bodies for name in re.findall(r"^(?:def|class) (\w+)", body, re.MULTILINE)}
 
 
 def function_of(mutant: str) -> str:
     return mutant.rsplit("__mutmut_", 1)[0]
+
+
+def owner_of(mutant: str) -> str:
+    """The function or the class: mutmut writes x_function and x\u01c1Class\u01c1method."""
+    name = function_of(mutant).removeprefix("vae_utils.")
+    return name.split("\u01c1")[1] if "\u01c1" in name else name.removeprefix("x_")
 
 
 class Fork:
@@ -87,8 +94,8 @@ def main() -> None:
     os.chdir(ROOT / "mutants")
     stats = json.loads(Path("mutmut-stats.json").read_text(encoding="utf-8"))
     everything = json.loads(Path("vae_utils.py.meta").read_text(encoding="utf-8"))["exit_code_by_key"]
-    counted = counted_functions()
-    mutants = [name for name in everything if function_of(name).removeprefix("vae_utils.x_") in counted]
+    counted = counted_owners()
+    mutants = [name for name in everything if owner_of(name) in counted]
     random.Random(0).shuffle(mutants)  # so that the first hundreds tell the score of all
     torch.set_num_threads(1)  # a fork does not take other threads along
     fork = Fork(sys.argv[1:] or mutants, stats["tests_by_mangled_function_name"], stats["duration_by_test"])

@@ -1,0 +1,236 @@
+"""Parts: priors and likelihoods against oracles, and every part that a reader exchanges is the one that is asked."""
+
+import math
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from oracles import NORMAL, generator, linear_vae, raw_of
+from torch import nn
+from torch.distributions import Normal
+
+import vae_utils as vae
+from vae_utils import VAE, Bernoulli, FlowPrior, Gaussian, StandardNormal, conv_vae, elbo, fit, iwae, mlp_vae
+
+
+def bent_flow(latent_dim, couplings, spread=0.4):
+    prior = FlowPrior(latent_dim, couplings=couplings, hidden_dim=16).double()
+    for weight in prior.parameters():
+        nn.init.normal_(weight, std=spread, generator=generator(couplings))
+    return prior
+
+
+@pytest.mark.parametrize("couplings", [1, 2, 5])
+@pytest.mark.parametrize("latent_dim", [2, 3, 6, 7])
+def test_the_density_of_a_flow_is_that_of_its_noise_over_the_determinant_of_autograd(latent_dim, couplings):
+    """log p(g(e)) = log N(e; 0, I) - log |det dg/de|, g being how `sample` bends its noise e."""
+    prior, noise = bent_flow(latent_dim, couplings), torch.randn(4, latent_dim, generator=generator()).double()
+
+    def bend(noise):
+        prior.base.sample = lambda n, generator: noise
+        return prior.sample(4)
+
+    jacobian = torch.autograd.functional.jacobian(bend, noise)  # (4, L, 4, L)
+    log_det = torch.stack([jacobian[i, :, i].slogdet().logabsdet for i in range(4)])
+    assert log_det.abs().min() > 0.01
+    z, expected = bend(noise), NORMAL.log_prob(noise).sum(-1) - log_det
+    torch.testing.assert_close(prior.log_prob(z), expected)
+    torch.testing.assert_close(prior.log_prob(z.view(2, 2, -1)), expected.view(2, 2))
+    with torch.autocast("cpu", torch.bfloat16):  # would leave three digits
+        torch.testing.assert_close(prior.float().log_prob(z.float()), expected.float(), rtol=1e-4, atol=1e-4)
+
+
+def test_the_density_of_a_flow_adds_up_to_one_and_is_that_of_its_samples():
+    """By sums over a fine grid, and by the shares of 200,000 draws in four quarters."""
+    prior, axis = bent_flow(2, 4), torch.linspace(-15, 15, 601, dtype=torch.float64)
+    with torch.no_grad():
+        mass = prior.log_prob(torch.cartesian_prod(axis, axis)).exp().view(601, 601) * 0.05**2
+        draws = prior.sample(200_000, generator())
+    assert mass.sum().item() == pytest.approx(1, abs=1e-4)
+    middle = (draws.median(0).values / 0.05).floor() * 0.05 + 0.025  # half way between two places of the grid
+    found = torch.histogramdd(draws, [torch.tensor([-15.0, cut, 15.0], dtype=torch.float64) for cut in middle]).hist
+    sides = torch.stack([axis[:, None] < middle, axis[:, None] > middle]).double()  # (2, 601, 2)
+    torch.testing.assert_close(found / 200_000, sides[..., 0] @ mass @ sides[..., 1].T, atol=0.005, rtol=0)
+
+
+@pytest.mark.parametrize("prior", [StandardNormal(3), FlowPrior(3), FlowPrior(2, couplings=3)])
+def test_a_prior_begins_as_the_standard_normal_and_its_draws_follow_their_generator(prior):
+    z = torch.randn(2, 4, prior.latent_dim)
+    torch.testing.assert_close(prior.log_prob(z), NORMAL.log_prob(z).sum(-1))
+    draws, again, other = (prior.sample(20_000, generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(draws, again) and not torch.equal(draws, other)
+    torch.testing.assert_close(draws.T.cov().view(z.shape[-1], -1), torch.eye(z.shape[-1]), atol=0.05, rtol=0)
+    torch.testing.assert_close(draws.mean(0), torch.zeros(z.shape[-1]), atol=0.05, rtol=0)
+
+
+def test_the_gaussian_likelihood_and_its_gradients_against_torch_distributions():
+    likelihood, log_sigma = Gaussian().double(), torch.tensor(-0.7, dtype=torch.float64, requires_grad=True)
+    likelihood.log_sigma.data.fill_(-0.7)
+    x, means = torch.randn(4, 9).double() * 3, torch.randn(2, 4, 9).double().requires_grad_()
+    values = likelihood.log_prob(x, means), Normal(means, log_sigma.exp()).log_prob(x).sum(-1)
+    torch.testing.assert_close(*values)
+    scales = likelihood.log_sigma, log_sigma
+    slopes = (torch.autograd.grad(v.sum(), (means, scale)) for v, scale in zip(values, scales, strict=True))
+    torch.testing.assert_close(*slopes)
+    assert likelihood.mean(means) is means
+    (given,), (learned,) = Gaussian(0.3).parameters(), Gaussian().parameters()
+    assert given.exp().item() == pytest.approx(0.3) and not given.requires_grad
+    assert learned.exp().item() == 1 and learned.requires_grad
+    with pytest.raises(ValueError):
+        Gaussian(0.0)
+
+
+class Affine(nn.Module):
+    def __init__(self, scale, *shift):
+        super().__init__()
+        self.scale, self.shift = scale, torch.tensor(shift)
+
+    def forward(self, x):
+        return self.scale * x + self.shift
+
+
+class Moved(StandardNormal):
+    """N(1, I): a subclass of the prior whose KL is in closed form, with a density of its own."""
+
+    def log_prob(self, z):
+        return super().log_prob(z - 1)
+
+    def sample(self, n, generator=None):
+        return super().sample(n, generator) + 1
+
+
+class Own(nn.Module):
+    """N(0, I) of a class that this module does not know, so that the KL is sampled."""
+
+    def log_prob(self, z):
+        return NORMAL.log_prob(z).sum(-1)
+
+    def sample(self, n, generator=None):
+        return torch.randn(n, 2, generator=generator, dtype=torch.float64)
+
+
+class Negative(Bernoulli):
+    """The probabilities of 0 in place of those of 1: a subclass of the likelihood that is linear in x."""
+
+    def log_prob(self, x, logits):
+        return super().log_prob(1 - x, logits)
+
+    def mean(self, logits):
+        return 1 - super().mean(logits)
+
+
+class TwoFold(nn.Module):
+    """A Gaussian with a log sigma for each pixel: twice as many parameters as pixels."""
+
+    def log_prob(self, x, parameters):
+        means, log_sigma = parameters.chunk(2, dim=-1)
+        return Normal(means, log_sigma.exp()).log_prob(x).sum(-1)
+
+    def mean(self, parameters):
+        return parameters.chunk(2, dim=-1)[0]
+
+
+def networks():
+    """An encoder and a decoder, bare layers without a nn.Sequential around them, always with the same weights."""
+    torch.manual_seed(0)
+    encoder, decoder = nn.Linear(16, 4), nn.Linear(2, 16)
+    encoder.bias.data[2:] = raw_of(-1.0)
+    return encoder, decoder
+
+
+def twins(part):
+    """Two models that are the same in the eyes of mathematics, the first with a foreign part."""
+    (encoder, decoder), (ours, theirs), foreign, own = networks(), networks(), {}, {}
+    if part == "prior":  # N(1, I), or every code moved by 1
+        foreign, own = {"prior": Moved(2)}, {"prior": Own()}
+        ours, theirs = nn.Sequential(ours, Affine(1, -1, -1, 0, 0)), nn.Sequential(Affine(1, 1, 1), theirs)
+    elif part == "likelihood":  # the probabilities of 0, or every logit with the other sign
+        foreign, theirs = {"likelihood": Negative()}, nn.Sequential(theirs, Affine(-1, 0))
+    else:  # a sigma of 1 for each pixel, or for all
+        foreign, own = {"likelihood": TwoFold()}, {"likelihood": Gaussian(1.0)}
+        decoder = nn.Sequential(decoder, nn.ZeroPad1d((0, 16)))
+    return VAE(encoder, decoder, 2, **foreign).double(), VAE(ours, theirs, 2, **own).double()
+
+
+def trained(model, x):
+    return [[*row.values()] for row in fit(model, x, epochs=3, batch_size=4, valid_images=x, progress=False)]
+
+
+ASKED = {
+    "elbo": lambda model, x: elbo(model, x, beta=2.0, generator=generator()),
+    "iwae": lambda model, x: iwae(model, x, num_samples=3, generator=generator()),
+    "log_importance_weights": lambda model, x: vae.log_importance_weights(model, x, 3, generator=generator()),
+    "fit": trained,
+    "evaluate": vae.evaluate,
+    "estimate_log_likelihood": lambda model, x: vae.estimate_log_likelihood(model, x, num_samples=3),
+    "posterior_on_grid": lambda model, x: vae.posterior_on_grid(model, x, limit=9.0, n=181).log_evidence,
+    "elbo_by_quadrature": lambda model, x: vae.elbo_by_quadrature(model, x, *model.encode(x)),
+    "reconstruct": VAE.reconstruct,
+    "sample": lambda model, x: model.sample(9, generator()),
+    "plot_manifold": lambda model, x: vae.plot_manifold(model, n=3).images[0].get_array().data,
+}
+
+
+@pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
+@pytest.mark.parametrize("part", ["prior", "likelihood", "likelihood of more parameters"])
+def test_a_foreign_part_is_asked(part, ask):
+    x = torch.rand(7, 16, generator=generator(), dtype=torch.float64)
+    torch.testing.assert_close(*(ask(model, x) for model in twins(part)), rtol=1e-6, atol=1e-9)
+    plt.close("all")
+
+
+def test_every_bound_is_log_p_where_q_is_the_posterior():
+    """In probabilistic PCA all importance weights are p(x) itself, and so is the ELBO: sampled, summed or on a grid."""
+    model, x, log_p, _ = linear_vae(prior=Own())
+    assert torch.allclose(ASKED["log_importance_weights"](model, x).value, log_p)
+    values = [elbo(model, x).value, ASKED["iwae"](model, x).value]
+    values += [ASKED[ask](model, x) for ask in ("estimate_log_likelihood", "posterior_on_grid", "elbo_by_quadrature")]
+    torch.testing.assert_close(torch.stack(values), log_p.expand(5, -1), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("part", "method"), [
+    ("prior", "log_prob"), ("prior", "sample"), ("likelihood", "log_prob"), ("likelihood", "mean"),
+])  # fmt: skip
+def test_a_part_without_a_method_is_refused(part, method):
+    methods = {name: print for name in ("log_prob", "sample", "mean") if name != method}
+    with pytest.raises(TypeError, match=f"{part}.*{method}"):
+        VAE(nn.Identity(), nn.Identity(), 2, **{part: type("Part", (nn.Module,), methods)()})
+
+
+@pytest.mark.parametrize("prior", [StandardNormal(3), FlowPrior(3)])
+def test_a_prior_of_another_latent_dim_is_refused(prior):
+    with pytest.raises(ValueError, match=r"\b2\b.*prior.*\b3\b"):
+        mlp_vae(2, (8,), prior=prior)
+
+
+@pytest.mark.parametrize("width", [2, 3, 5, 8])
+@pytest.mark.parametrize("ask", ["elbo", "iwae", "evaluate", "estimate_log_likelihood"])
+def test_an_encoder_of_the_wrong_width_is_refused(ask, width):
+    with pytest.raises((ValueError, RuntimeError)):
+        ASKED[ask](VAE(nn.Linear(16, width), nn.Linear(2, 16), 2), torch.rand(3, 16))
+
+
+@pytest.mark.parametrize("ask", [trained, vae.evaluate])
+@pytest.mark.parametrize(("likelihood", "low", "high", "refused"), [
+    (Bernoulli, 0.0, 1.0, (-0.01, 1.01, math.nan, math.inf)), (Gaussian, -50.0, 300.0, (math.nan, math.inf)),
+])  # fmt: skip
+def test_each_likelihood_says_which_pixels_it_takes(ask, likelihood, low, high, refused):
+    model, images = mlp_vae(2, (8,), image_dim=16, likelihood=likelihood()), torch.tensor([low, high]).repeat(2, 8)
+    ask(model, images)
+    for pixel in refused:
+        images[1, 5] = pixel
+        with pytest.raises(ValueError, match="images must"):
+            ask(model, images)
+
+
+@pytest.mark.parametrize(("colors", "likelihood"), [(1, Bernoulli), (3, Bernoulli), (3, Gaussian)])
+def test_images_of_another_size_or_in_colour_train_and_are_drawn(colors, likelihood):
+    torch.manual_seed(0)
+    model = conv_vae(2, channels=8, hidden_dim=16, image_side=32, colors=colors, likelihood=likelihood())
+    images = (torch.rand(1, colors * 32 * 32) * torch.rand(64, 1)).round(decimals=1)
+    history = fit(model, images, epochs=4, batch_size=8, progress=False)
+    assert history[-1]["elbo"] > history[0]["elbo"] + 5
+    assert model.reconstruct(images).shape == images.shape and model.sample(3).shape == (3, colors * 32 * 32)
+    for ax in (vae.plot_images(model.reconstruct(images[:6]), columns=3), vae.plot_manifold(model, n=3)):
+        assert ax.images[0].get_array().shape[1] == 3 * 34
+    plt.close("all")

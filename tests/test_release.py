@@ -1,0 +1,145 @@
+"""Checks of a release: what README and prose say is what the stored outputs show, and the stored sources are today's.
+
+They read the files as git holds them, staged or committed, and so not a run of one's own: `pytest -m release`.
+"""
+
+import ast
+import inspect
+import json
+import re
+import statistics
+import subprocess
+from pathlib import Path
+
+import nbformat
+import pytest
+from test_notebook import assert_clean, code_cells, figures, outputs, parameters_cell
+
+import vae_utils
+
+pytestmark = pytest.mark.release
+ROOT = Path(__file__).parent.parent
+
+
+def in_git(name):
+    """The bytes of a file as it is staged; as it is committed, where nothing is staged."""
+    return subprocess.run(["git", "show", f":{name}"], cwd=ROOT, capture_output=True, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def notebook():
+    return nbformat.reads(in_git("Variational-Autoencoder.ipynb").decode(), as_version=4)
+
+
+@pytest.fixture(scope="module")
+def prose(notebook):
+    return "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+@pytest.fixture(scope="module")
+def readme():
+    return in_git("README.md").decode()
+
+
+def printed(notebook):
+    """All that the stored run printed, as one text."""
+    return "\n".join(o.get("text", "") or o.data.get("text/plain", "") for o in outputs(notebook))
+
+
+def parameters(notebook):
+    assignments = ast.parse(parameters_cell(notebook).source).body
+    return {node.targets[0].id: ast.literal_eval(node.value) for node in assignments}
+
+
+def decimals(text):
+    text = re.sub(r"\(http\S+\)|\[arXiv\S+\]|Python 3\.\d+", "", text)
+    return set(re.findall(r"\d+\.\d\d+", text))
+
+
+def test_the_stored_run_is_clean_and_the_full_one(notebook):
+    nbformat.validate(notebook)
+    assert_clean(notebook)
+    assert len(figures(notebook)) >= 8 and notebook.metadata.kernelspec.name == "python3"
+    assert "\nQUICK = False" in parameters_cell(notebook).source
+    epochs = parameters(notebook)["EPOCHS"]
+    tables = [output.data["text/plain"] for output in outputs(notebook) if "text/markdown" in output.get("data", {})]
+    assert any(re.search(rf"^{epochs} +-\d", table, re.MULTILINE) for table in tables)
+
+
+def test_the_shown_sources_are_those_of_today(notebook):
+    shown = 0
+    for cell in code_cells(notebook):
+        for name in re.findall(r"^show_source\(vae\.(\w+)\)", cell.source, re.MULTILINE):
+            source = inspect.getsource(getattr(vae_utils, name))
+            stored = [output.data for output in cell.outputs if "text/markdown" in output.get("data", {})]
+            assert source in [data["text/plain"] for data in stored], f"{name} has changed: run the notebook again"
+            assert f"```python\n{source}```" in [data["text/markdown"] for data in stored]
+            shown += 1
+    assert shown >= 6
+
+
+def test_prose_and_code_agree_on_the_parameters(notebook, prose):
+    """Every setting that the prose names exists and is used, and the epochs that it speaks of are those of the run."""
+    settings = parameters(notebook)
+    for name in re.findall(r"`([A-Z][A-Z_]+)(?: = [^`]+)?`", prose):
+        assert name in settings, f"the prose speaks of {name}, which is not among the parameters"
+    epochs = r"(?<![\d,])(\d+) epochs"  # not Burda's 3,280
+    known = {str(value) for name, value in settings.items() if name.endswith("EPOCHS")}
+    assert set(re.findall(epochs, prose)) <= known | set(re.findall(epochs, printed(notebook)))
+    code = "\n".join(cell.source for cell in code_cells(notebook))
+    for name in settings:
+        assert len(re.findall(rf"\b{name}\b", code)) >= 2, f"{name} is set and not used"
+
+
+def test_every_decimal_figure_in_the_prose_stands_in_an_output(notebook, prose):
+    assert decimals(prose) <= decimals(printed(notebook))
+
+
+def recorded():
+    """The figures of all runs in benchmarks/results, as they would be quoted."""
+    figures = set()
+    for path in (ROOT / "benchmarks" / "results").glob("*.json"):
+        numbers = re.findall(r"-?\d+\.\d+", path.read_text(encoding="utf-8"))
+        figures |= {f"{abs(float(number)):.2f}" for number in numbers}
+    return figures
+
+
+def test_every_decimal_figure_in_the_readme_stands_in_the_notebook_or_is_a_recorded_measurement(notebook, readme):
+    readme = re.sub(r"(?s)## Versions\n.*?\n## ", "", readme)  # numbers of versions are no results
+    assert decimals(readme) <= decimals(printed(notebook)) | recorded()
+
+
+@pytest.mark.parametrize("minutes", [5, 20])
+def test_the_readme_quotes_the_medians_of_the_recorded_runs(minutes, readme):
+    paths = [ROOT / "benchmarks" / "results" / f"likelihood-test-{minutes}min-seed{seed}.json" for seed in range(3)]
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    assert len({(r["num_samples"], *r["epochs"]) for r in runs}) == 1
+    assert all(r["images"] == 10_000 and r["split"] == "test" for r in runs)
+    elbo, cost = (statistics.median(abs(r[key]) for r in runs) for key in ("elbo", "negative_log_likelihood"))
+    assert f"| {minutes} minutes, two cores | {runs[0]['num_samples']} | {elbo:.2f} | **{cost:.2f}** |" in readme
+
+
+def test_every_figure_has_a_text_for_those_who_cannot_see_it(notebook):
+    for cell in code_cells(notebook):
+        drawn = any("image/png" in output.get("data", {}) for output in cell.outputs)
+        assert drawn == ("alt" in cell.metadata), cell.source
+        assert not drawn or len(cell.metadata.alt) > 40
+
+
+def test_the_table_of_contents_leads_to_every_section(prose):
+    anchors = re.findall(r'<a id="([\w-]+)"></a>\n## ', prose)
+    assert re.findall(r"\]\(#([\w-]+)\)", prose) == anchors
+    assert len(anchors) == len(re.findall(r"^## ", prose, re.MULTILINE))
+
+
+def test_the_notebook_is_short_and_small_enough_to_be_shown(notebook, prose):
+    """GitHub promises previews of files below 2 MB; a run elsewhere differs by some kilobytes."""
+    assert len(in_git("Variational-Autoencoder.ipynb")) < 1.95e6
+    assert len(notebook.cells) <= 65 and len(prose.split()) <= 4500
+
+
+def test_the_pictures_that_the_text_shows_exist_and_the_animated_one_is_small(prose, readme):
+    pictures = set(re.findall(r"\]\((images/[^)]+)\)", prose + readme))
+    assert {"images/learning.png", "images/explorer.png"} <= pictures
+    sizes = {picture: len(in_git(picture)) for picture in pictures}
+    assert sizes["images/learning.png"] < 500_000

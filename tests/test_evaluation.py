@@ -36,6 +36,13 @@ def test_thousands_of_samples_leave_no_rounding_in_the_sum():
     assert one == pytest.approx(many, rel=2e-7) == pytest.approx(-784 * math.log(2), rel=1e-6)
 
 
+def test_the_draws_of_an_estimate_follow_its_seed(model):
+    default, zero, one = (
+        estimate_log_likelihood(model, IMAGES, num_samples=2, **s) for s in ({}, {"seed": 0}, {"seed": 1})
+    )
+    assert torch.equal(default, zero) and not torch.equal(default, one)
+
+
 def test_an_estimate_shows_its_progress_only_if_asked(model, capsys):
     for asked in ({}, {"progress": True}):
         estimate_log_likelihood(model, IMAGES, num_samples=3, **asked)

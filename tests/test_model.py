@@ -80,6 +80,8 @@ def test_initialize_draws_weights_of_kaimings_variance_and_sets_every_bias():
         assert (layer.bias == bias).all()
     assert (network[1].weight == 1).all()  # no weight of a connection
     assert torch.equal(initialize(network, output=torch.arange(300.0))[-1].bias, torch.arange(300.0))
+    ink = mlp_vae().decoder[-1].bias.sigmoid()  # MNIST's mean, 0.1307
+    torch.testing.assert_close(ink, torch.full_like(ink, 0.13), atol=0.003, rtol=0)
 
 
 @pytest.mark.parametrize("make", [mlp_vae, conv_vae])

@@ -47,11 +47,6 @@ def outputs(notebook):
     return [output for cell in code_cells(notebook) for output in cell.outputs]
 
 
-def printed(notebook):
-    """All that the stored run printed, as one text."""
-    return "\n".join(o.get("text", "") or o.data.get("text/plain", "") for o in outputs(notebook))
-
-
 def assert_clean(notebook):
     """Every cell has run, in order, without an error and without a word on stderr, where warnings go."""
     counts = [cell.execution_count for cell in code_cells(notebook)]

@@ -240,18 +240,18 @@ def conv_vae(
         nn.Conv2d(colors, half, 4, stride=2, padding=1),  # -> (B, half, 14, 14), for 28 x 28 pixels
         nn.SiLU(),
         nn.Conv2d(half, channels, 4, stride=2, padding=1),  # -> (B, channels, 7, 7)
-        *_convolutions(channels, depth=3),
+        *_convolutions(channels, depth=2),
         nn.Flatten(),
         *_dense(channels * side**2, hidden_dim, 2 * latent_dim),
     )
     decoder = nn.Sequential(
         *_dense(latent_dim, hidden_dim, channels * side**2),
         nn.Unflatten(1, (channels, side, side)),
-        *_convolutions(channels, depth=3),
-        nn.Conv2d(channels, 4 * half, 3, padding=1),
-        nn.PixelShuffle(2),  # groups of 4 channels become blocks of 2 x 2 places: -> (B, half, 14, 14)
-        *_convolutions(half, depth=2),
-        nn.Conv2d(half, 4 * colors, 3, padding=1),
+        *_convolutions(channels, depth=1),
+        nn.Conv2d(channels, 4 * channels, 3, padding=1),
+        nn.PixelShuffle(2),  # groups of 4 channels become blocks of 2 x 2 places: -> (B, channels, 14, 14)
+        *_convolutions(channels, depth=2),
+        nn.Conv2d(channels, 4 * colors, 3, padding=1),
         nn.PixelShuffle(2),  # -> (B, colors, 28, 28)
         nn.Flatten(),
     )

@@ -51,10 +51,10 @@ def sampled_elbo(model, x, *, generator=None) -> Bound:
 
 # Each with its share of the time and the settings of a call of fit, so with a climb and decay of its learning rate.
 PHASES = {
-    "learned": [(1.0, {"batch_size": 128, "learning_rate": 4e-3, "objective": elbo})],
+    "learned": [(1.0, {"learning_rate": 4e-3, "objective": elbo})],
     "standard": [
-        (0.8, {"batch_size": 128, "learning_rate": 4e-3, "objective": sampled_elbo}),
-        (0.2, {"batch_size": 128, "learning_rate": 1e-3, "objective": partial(iwae, num_samples=5)}),
+        (0.8, {"learning_rate": 4e-3, "objective": sampled_elbo}),
+        (0.2, {"learning_rate": 1e-3, "objective": partial(iwae, num_samples=5)}),
     ],
 }
 
@@ -64,27 +64,27 @@ def make_model(prior: str, seed: int, device: str):
     return conv_vae(LATENT_DIM, prior=PRIORS[prior]()).to(device)
 
 
-def train(model, images, prior: str, epochs: list[int], seed: int, bfloat16: bool, checkpoint: Path | None) -> list:
+def train(model, images, prior: str, epochs: list[int], *, batch_size: int, seed: int, bfloat16: bool, checkpoint):
     history = []
     for number, (_, settings) in enumerate(PHASES[prior]):
         # No phase shall repeat the order and the noise of another.
-        settings = settings | {"epochs": epochs[number], "seed": seed + 1000 * number, "binarized": True}
+        settings = settings | {"epochs": epochs[number], "seed": seed + 1000 * number}
         file = checkpoint and checkpoint.with_suffix(f".phase{number}")
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
-            history += fit(model, images, checkpoint=file, **settings)
+            history += fit(model, images, batch_size=batch_size, binarized=True, checkpoint=file, **settings)
     return history
 
 
-def epochs_in(minutes: float, images: torch.Tensor, prior: str, bfloat16: bool) -> list[int]:
+def epochs_in(minutes: float, images: torch.Tensor, prior: str, batch_size: int, bfloat16: bool) -> list[int]:
     """How many epochs of each phase fit into the time, from runs over 100 batches that follow one that warms up."""
     model = make_model(prior, 0, images.device)
     epochs = []
     for share, settings in PHASES[prior]:
-        some = images[: 100 * settings["batch_size"]]
+        some = images[: 100 * batch_size]
         for _ in range(2):
             start = time.perf_counter()
             with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
-                fit(model, some, epochs=1, binarized=True, progress=False, **settings)
+                fit(model, some, epochs=1, batch_size=batch_size, binarized=True, progress=False, **settings)
             elapsed = time.perf_counter() - start
         epochs.append(max(1, round(share * minutes * 60 / (elapsed * len(images) / len(some)))))
     return epochs
@@ -110,6 +110,7 @@ def parse_options() -> argparse.Namespace:
     length.add_argument("--epochs", type=int, nargs="+", help="number of epochs of each phase, instead of a time")
     length.add_argument("--load", type=Path, help="measure the weights in this file instead of training")
     parser.add_argument("--prior", choices=PRIORS, default="learned")
+    parser.add_argument("--batch-size", type=int, default=128, help="256 is better for 20 minutes (see LOG.md)")
     parser.add_argument("--checkpoint", type=Path, help="files that begin so keep the state after every epoch")
     parser.add_argument("--save", type=Path, help="write the weights to this file")
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights, the batches and the noise")
@@ -139,12 +140,14 @@ def main():
         report["weights"] = options.load.name
     else:
         bfloat16 = not options.float32 and bfloat16_is_faster(options.device)
-        epochs = options.epochs or epochs_in(options.minutes, images, options.prior, bfloat16)
+        size = options.batch_size
+        epochs = options.epochs or epochs_in(options.minutes, images, options.prior, size, bfloat16)
         print(f"epochs of each phase: {epochs}, in {'bfloat16' if bfloat16 else 'float32'}")
         start = time.perf_counter()
-        history = train(model, images, options.prior, epochs, options.seed, bfloat16, options.checkpoint)
+        settings = {"batch_size": size, "seed": options.seed, "bfloat16": bfloat16, "checkpoint": options.checkpoint}
+        history = train(model, images, options.prior, epochs, **settings)
         minutes = round((time.perf_counter() - start) / 60, 2)
-        report |= {"epochs": epochs, "minutes": minutes, "bfloat16": bfloat16}
+        report |= {"epochs": epochs, "batch_size": size, "minutes": minutes, "bfloat16": bfloat16}
         report |= {"train_elbo": history[-1]["elbo"]}
     if options.save:
         torch.save(model.state_dict(), options.save)

@@ -105,12 +105,12 @@ class Phase:
 class Run:
     """One training through all its phases."""
 
-    def __init__(self, prior: str, epochs: list[int], seed: int, images: torch.Tensor):
+    def __init__(self, prior: str, epochs: list[int], batch_size: int, seed: int, images: torch.Tensor):
         self.prior, self.epochs, self.seed, self.images = prior, epochs, seed, images
         self.stream = torch.cuda.Stream() if images.device.type == "cuda" else None
         self.model = make_model(prior, seed, images.device).train()
         self.left = [
-            settings | {"epochs": epochs[number], "seed": seed + 1000 * number}
+            settings | {"epochs": epochs[number], "batch_size": batch_size, "seed": seed + 1000 * number}
             for number, (_, settings) in enumerate(PHASES[prior])
         ]
         self.phase = None
@@ -140,6 +140,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", nargs="+", action="append", required=True, help="a prior, and epochs of its phases")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--num-samples", type=int, default=128)
     parser.add_argument("--images", type=int, default=10_000, help="measure only the first so many")
     parser.add_argument("--train-images", type=int, default=60_000, help="train only on the first so many")
@@ -153,7 +154,7 @@ def main():
     images = images[: options.train_images].to(device)
     start = time.perf_counter()
     runs = [
-        Run(prior, [int(number) for number in epochs], seed, images)
+        Run(prior, [int(number) for number in epochs], options.batch_size, seed, images)
         for prior, *epochs in options.epochs
         for seed in options.seeds
     ]
@@ -162,6 +163,7 @@ def main():
     name = torch.cuda.get_device_name() if device.type == "cuda" else device.type
     for run in runs:
         report = {"prior": run.prior, "split": options.split, "seed": run.seed, "epochs": run.epochs}
+        report["batch_size"] = options.batch_size
         report |= {
             "train_elbo": run.phase.training_elbo(),
             **measure(run.model, measured, options.num_samples, run.seed),

@@ -1,6 +1,6 @@
 """How good does the 2-D model of the notebook become in a minute and a half? Grey ELBO on images it has not seen.
 
-    python benchmarks/map.py [--seconds 85] [--seeds 0 1 2] [--split held-out] [--json FILE]
+    python benchmarks/map.py [--seconds 85] [--seeds 0 1 2 3 4] [--split held-out] [--json FILE]
 
 The time is turned into a number of epochs by timing a short run first, so a run is exact to its seed and its epochs;
 the wall time that it really took is printed beside it.
@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from common import machine, split_images
 
-from vae_utils import evaluate, fit, mlp_vae
+from vae_utils import evaluate, fit, initialize, mlp_vae
 
 SETTINGS = {"batch_size": 128, "learning_rate": 3e-3, "binarized": True}
 
@@ -22,6 +22,8 @@ SETTINGS = {"batch_size": 128, "learning_rate": 3e-3, "binarized": True}
 def train(images: torch.Tensor, epochs: int, seed: int):
     torch.manual_seed(seed)
     model = mlp_vae()
+    ink = images.mean(0).clamp(1e-3, 1 - 1e-3)  # as in the notebook: each pixel begins at its mean
+    initialize(model.decoder, output=ink.logit())
     start = time.perf_counter()
     fit(model, images, epochs=epochs, seed=seed, progress=False, **SETTINGS)
     return model, time.perf_counter() - start
@@ -32,7 +34,7 @@ def main():
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--seconds", type=float, default=85, help="time for training")
     length.add_argument("--epochs", type=int, help="number of epochs, instead of a time")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--split", choices=["held-out", "test"], default="held-out")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()

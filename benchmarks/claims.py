@@ -1,0 +1,162 @@
+"""What may be said about two models? Every comparison of the notebook, over four seeds, all else equal.
+
+    python benchmarks/claims.py [--seeds 0 1 2 3] [--only beta dims large probe] [--json FILE]
+
+Each line is one comparison: the difference of one figure between two models of the same seed, for every seed. "yes"
+says that all seeds agree on its sign. Test images, nats per image unless stated. `beta` trains the 2-D network of the
+notebook with other weights of the KL and with the mean over pixels, `dims` a small network with 2 to 20 latent numbers,
+`large` the larger one with either prior, and `probe` the same and classifies by its codes.
+"""
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+
+import torch
+from common import ROOT, machine
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+
+from vae_utils import (
+    FlowPrior,
+    active_units,
+    bfloat16_is_faster,
+    binarize,
+    conv_vae,
+    elbo,
+    encode_dataset,
+    estimate_log_likelihood,
+    evaluate,
+    fit,
+    load_mnist,
+    mlp_vae,
+)
+
+EXPERIMENTS = ("beta", "dims", "large", "probe")
+BETAS = (0.0, 0.25, 1.0, 4.0, 16.0, 40.0)
+DIMS = (2, 5, 10, 20)
+SHORT = {"epochs": 3, "batch_size": 256, "learning_rate": 3e-3, "binarized": True, "progress": False}
+LARGE = {"epochs": 5, "batch_size": 128, "learning_rate": 4e-3, "binarized": True, "progress": False}
+
+
+def mean_over_pixels(model, x, *, generator=None):
+    """The mistake of section 6: the reconstruction term is a mean, the KL still a sum."""
+    bound = elbo(model, x, generator=generator)
+    return bound._replace(value=bound.log_likelihood / x.shape[1] - bound.kl)
+
+
+def figures(model, images) -> dict[str, float]:
+    return {**evaluate(model, images), "spread": encode_dataset(model, images)[0].std(0).mean().item()}
+
+
+def beta(mnist, seed: int) -> dict:
+    ink = mnist.train_images.mean(0).clamp(1e-3, 1 - 1e-3)
+    objectives = {f"beta {weight:g}": partial(elbo, beta=weight) for weight in BETAS}
+    objectives["mean over pixels"] = mean_over_pixels
+    found = {}
+    for name, objective in objectives.items():
+        torch.manual_seed(seed)
+        model = mlp_vae()
+        with torch.no_grad():
+            model.decoder[-1].bias.copy_(ink.logit())
+        fit(model, mnist.train_images, seed=seed, objective=objective, **SHORT)
+        found[name] = figures(model, mnist.test_images)
+    return found
+
+
+def dims(mnist, seed: int) -> dict:
+    found = {}
+    for latent_dim in DIMS:
+        torch.manual_seed(seed)
+        model = mlp_vae(latent_dim, (400,))
+        fit(model, mnist.train_images, seed=seed, **SHORT)
+        found[f"{latent_dim} numbers"] = figures(model, mnist.test_images)
+    return found
+
+
+def large(mnist, seed: int, bfloat16: bool, probe: bool) -> dict:
+    binary = binarize(mnist.test_images, generator=torch.Generator().manual_seed(0))
+    known = binarize(mnist.train_images[:10_000], generator=torch.Generator().manual_seed(1))
+    labels, test_labels = mnist.train_labels[:10_000], mnist.test_labels
+    found = {}
+    for name, prior in {"standard prior": None, "learned prior": FlowPrior(32)}.items():
+        torch.manual_seed(seed)
+        model = conv_vae(prior=prior)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            fit(model, mnist.train_images, seed=seed, **LARGE)
+        codes = [encode_dataset(model, images)[0] for images in (known, binary)]
+        found[name] = {
+            **evaluate(model, binary),
+            "cost_of_1000": -estimate_log_likelihood(model, binary[:1000], num_samples=64).mean().item(),
+            "active": int(active_units(codes[1]).sum()),
+        }
+        if probe:
+            found[f"codes, {name}"] = classify(*codes, labels, test_labels)
+    if probe:
+        pca = PCA(32, random_state=seed).fit(known.numpy())
+        found["32 principal components"] = classify(pca.transform(known), pca.transform(binary), labels, test_labels)
+        found["784 pixels"] = classify(known, binary, labels, test_labels)
+    return found
+
+
+def classify(known, unknown, labels, test_labels) -> dict[str, float]:
+    """Right answers in per cent, of 15 nearest neighbours and of a linear classifier."""
+    linear = LogisticRegression(max_iter=2000)
+    scores = {"neighbours": KNeighborsClassifier(15), "linear": linear}
+    return {name: 100 * model.fit(known, labels).score(unknown, test_labels) for name, model in scores.items()}
+
+
+# one figure, two models, and what is expected of the first one's figure less the second one's
+COMPARISONS = [
+    ("kl", "mean over pixels", "beta 1"), ("elbo", "mean over pixels", "beta 1"),
+    ("kl", "beta 0", "beta 0.25"), ("kl", "beta 0.25", "beta 1"), ("kl", "beta 1", "beta 4"),
+    ("kl", "beta 4", "beta 16"), ("kl", "beta 16", "beta 40"), ("spread", "beta 0", "beta 1"),
+    ("log_likelihood", "beta 0", "beta 1"), ("log_likelihood", "beta 0.25", "beta 1"),
+    ("log_likelihood", "beta 1", "beta 4"), ("log_likelihood", "beta 4", "beta 16"),
+    ("log_likelihood", "beta 16", "beta 40"), ("elbo", "beta 1", "beta 0"), ("elbo", "beta 1", "beta 0.25"),
+    ("elbo", "beta 1", "beta 4"), ("elbo", "beta 1", "beta 40"),
+    ("elbo", "5 numbers", "2 numbers"), ("elbo", "10 numbers", "5 numbers"), ("elbo", "20 numbers", "10 numbers"),
+    ("elbo", "learned prior", "standard prior"), ("cost_of_1000", "learned prior", "standard prior"),
+    ("active", "learned prior", "standard prior"),
+    ("neighbours", "codes, standard prior", "32 principal components"),
+    ("linear", "codes, standard prior", "32 principal components"),
+    ("neighbours", "codes, learned prior", "32 principal components"),
+    ("linear", "codes, learned prior", "32 principal components"),
+    ("linear", "codes, standard prior", "784 pixels"), ("neighbours", "codes, standard prior", "784 pixels"),
+]  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
+    parser.add_argument(
+        "--only", nargs="+", choices=["beta", "dims", "large", "probe"], default=["beta", "dims", "probe"]
+    )
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args()
+    mnist, bfloat16 = load_mnist(ROOT / "data"), bfloat16_is_faster("cpu")
+    runs = {}
+    for seed in options.seeds:
+        found = runs[seed] = {}
+        if "beta" in options.only:
+            found |= beta(mnist, seed)
+        if "dims" in options.only:
+            found |= dims(mnist, seed)
+        if {"large", "probe"} & set(options.only):
+            found |= large(mnist, seed, bfloat16, "probe" in options.only)
+        print(f"seed {seed} done", flush=True)
+        if options.json:  # after every seed, so that little is lost when a run is cut off
+            report = {"split": "test", "short": SHORT, "large": LARGE, "bfloat16": bfloat16, **machine(), "runs": runs}
+            options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    for figure, first, second in COMPARISONS:
+        if {first, second} <= runs[options.seeds[0]].keys():
+            gaps = [found[first][figure] - found[second][figure] for found in runs.values()]
+            agree = len({gap > 0 for gap in gaps}) == 1
+            shown = ", ".join(f"{gap:+.2f}" for gap in gaps)
+            print(f"{figure:15} {first:22} - {second:24} {shown:36} {'yes' if agree else 'no: a seed reverses it'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,252 @@
+"""How many seconds of training until the test -log p(x) passes a published figure?
+
+    python benchmarks/time_to.py [--who learned usual] [--targets 86.76] [--seeds 0 1 2] [--json FILE]
+
+A figure is passed when the bound on -log p(x) with K = 128, over the 10,000 test images binarised once as in
+likelihood.py, is at or below it. The clock runs while a model trains; loading and measuring are outside of it. Give
+the script the machine for itself.
+
+learned, standard   `conv_vae` with the settings of likelihood.py, in bfloat16 where that is faster. Their learning rate
+                    falls to 0 at the end of a run of fixed length, so the time to a figure is the length of the
+                    shortest run that passes it: EPOCHS has one for each figure, with one number for each phase. A
+                    shorter one can be tried with `--epochs learned 86.76 2`.
+usual               the same network and ELBO, standard prior, with the loop that everyone writes: DataLoader over
+                    datasets.MNIST with ToTensor, Adam, 1e-3, batches of 128, PyTorch's initial weights, float32. After
+                    every epoch 2,000 test images are measured with K = 20, all of them when that comes close to
+                    the figure, and it stops when the figure is passed or the time of --limit is up.
+pythae              the same as `usual` with pythae's VAE and BaseTrainer, for --pythae-epochs epochs, of which the last
+                    one's weights are measured. Left out when it is not installed (pip install pythae).
+"""
+
+import argparse
+import gzip
+import json
+import logging
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from common import ROOT, machine, split_images
+from likelihood import BINARISATION_SEED, LATENT_DIM, PHASES, make_model, measure
+from torch.utils.data import DataLoader, Subset
+from torchvision import datasets, transforms
+
+from vae_utils import bfloat16_is_faster, binarize, elbo, estimate_log_likelihood, fit
+
+TARGETS = {
+    86.76: "VAE (Burda et al. 2016)",
+    84.78: "IWAE with 50 samples (Burda et al. 2016)",
+    82.90: "IWAE, two layers (Burda et al. 2016)",
+    81.08: "ResNet VAE, standard prior (Kingma et al. 2016)",
+    79.77: "the same, inverse autoregressive posterior",
+}
+EPOCHS = {
+    "learned": {86.76: [3], 84.78: [5], 82.90: [9], 81.08: [27]},
+    "standard": {86.76: [7], 84.78: [11, 1], 82.90: [30, 2]},
+}
+OTHERS_TARGET = 86.76  # the only figure for `usual` and `pythae`
+WHO = (*EPOCHS, "usual", "pythae")
+NUM_SAMPLES, BATCH_SIZE, USUAL_LEARNING_RATE = 128, 128, 1e-3
+# Fewer samples give more nats and the first images fewer: 81.92 for weights/standard-prior.pt, which has 81.89 in full.
+QUICK = {"images": 2000, "num_samples": 20, "margin": 0.3}
+
+
+def ours(who: str, epochs: list[int], images, measured, seed: int) -> dict:
+    """A run of likelihood.py. Fewer numbers of epochs than phases leave out the last phases."""
+    bfloat16 = bfloat16_is_faster("cpu")
+    model = make_model(who, seed, "cpu")
+    start = time.perf_counter()
+    for number, (count, (_, settings)) in enumerate(zip(epochs, PHASES[who], strict=False)):
+        settings = settings | {"epochs": count, "seed": seed + 1000 * number, "batch_size": BATCH_SIZE}
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            fit(model, images, binarized=True, **settings)
+    seconds = time.perf_counter() - start
+    return {"epochs": epochs, "seconds": seconds, "bfloat16": bfloat16, **measure(model, measured, NUM_SAMPLES, seed)}
+
+
+def plain_model(seed: int):
+    """`conv_vae` with the standard prior and PyTorch's own initial weights."""
+    model = make_model("standard", seed, "cpu")
+    for module in model.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    return model
+
+
+def torchvision_mnist() -> datasets.MNIST:
+    with tempfile.TemporaryDirectory() as folder:  # torchvision wants the files unpacked, and reads them at once
+        raw = Path(folder) / "MNIST" / "raw"
+        raw.mkdir(parents=True)
+        for path in (ROOT / "data" / "MNIST" / "raw").glob("*.gz"):
+            (raw / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+        return datasets.MNIST(folder, train=True, transform=transforms.ToTensor())
+
+
+def usual_epoch(model, loader, optimizer) -> float:
+    """An epoch of the loop that everyone writes. Returns its mean loss."""
+    total = 0.0
+    for x, _ in loader:
+        x = torch.bernoulli(x.view(len(x), -1))
+        loss = -elbo(model, x).value.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.item()
+    return total / len(loader)
+
+
+def usual(target: float, limit: float, images, measured, seed: int) -> dict:
+    """Epochs until the target is passed or `limit` seconds are over. `course` has seconds and quick bound of each."""
+    model = plain_model(seed)
+    loader = DataLoader(Subset(torchvision_mnist(), range(len(images))), batch_size=BATCH_SIZE, shuffle=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=USUAL_LEARNING_RATE)
+    seconds, course = 0.0, []
+    while True:
+        start = time.perf_counter()
+        loss = usual_epoch(model, loader, optimizer)
+        seconds += time.perf_counter() - start
+        some = measured[: QUICK["images"]]
+        quick = -estimate_log_likelihood(model, some, num_samples=QUICK["num_samples"], seed=seed).mean().item()
+        course.append((round(seconds, 2), round(quick, 3)))
+        print(f"epoch {len(course)}, {seconds:.1f} s, loss {loss:.2f}, quick bound {quick:.2f}", flush=True)
+        if seconds >= limit or quick <= target + QUICK["margin"]:
+            figures = measure(model, measured, NUM_SAMPLES, seed)
+            if seconds >= limit or figures["negative_log_likelihood"] <= target:
+                return {"epochs": [len(course)], "seconds": seconds, "bfloat16": False, "course": course, **figures}
+
+
+def pythae_model(model):
+    """pythae's VAE around the encoder and the decoder of ours, which it trains in place."""
+    from pythae.models import VAE, VAEConfig
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+
+    class Encoder(BaseEncoder):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x):
+            mu, logvar = self.model.encode(x.flatten(1))
+            return ModelOutput(embedding=mu, log_covariance=logvar)
+
+    class Decoder(BaseDecoder):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, z):
+            return ModelOutput(reconstruction=torch.sigmoid(self.model.decode(z)).view(-1, 1, 28, 28))
+
+    class BinarizingVAE(VAE):
+        def forward(self, inputs, **settings):
+            return super().forward({"data": torch.bernoulli(inputs["data"])}, **settings)
+
+    config = VAEConfig(input_dim=(1, 28, 28), latent_dim=LATENT_DIM, reconstruction_loss="bce")
+    return BinarizingVAE(config, Encoder(), Decoder())
+
+
+def pythae(epochs: int, images, measured, seed: int) -> dict:
+    from pythae.data.datasets import BaseDataset
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+
+    logging.disable(logging.INFO)
+    model = plain_model(seed)
+    dataset = BaseDataset(images.view(-1, 1, 28, 28), torch.zeros(len(images)))
+    with tempfile.TemporaryDirectory() as folder:
+        settings = BaseTrainerConfig(
+            output_dir=folder,
+            num_epochs=epochs,
+            per_device_train_batch_size=BATCH_SIZE,
+            learning_rate=USUAL_LEARNING_RATE,
+            seed=seed,
+            no_cuda=True,
+        )
+        trainer = BaseTrainer(pythae_model(model), dataset, training_config=settings)
+        start = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - start
+    return {"epochs": [epochs], "seconds": seconds, "bfloat16": False, **measure(model, measured, NUM_SAMPLES, seed)}
+
+
+def has_pythae() -> bool:
+    try:
+        import pythae.trainers  # noqa: F401
+    except ImportError as error:
+        print(f"left out: pythae ({error})")
+        return False
+    return True
+
+
+def run(who: str, target: float, seed: int, options: argparse.Namespace, images, measured) -> dict:
+    if who == "usual":
+        figures = usual(target, options.limit, images, measured, seed)
+    elif who == "pythae":
+        figures = pythae(options.pythae_epochs, images, measured, seed)
+    else:
+        figures = ours(who, options.table[who][target], images, measured, seed)
+    passed = figures["negative_log_likelihood"] <= target
+    return {"who": who, "target": target, "seed": seed, "passed": passed, "train_images": len(images), **figures}
+
+
+def print_table(runs: list[dict]) -> None:
+    print(f"\n{'target':>6}  {'who':9} {'median seconds':>14}  {'epochs':12} {'bounds of the seeds':28} passed by all")
+    for target, who in dict.fromkeys((row["target"], row["who"]) for row in runs):
+        rows = [row for row in runs if (row["target"], row["who"]) == (target, who)]
+        seconds = statistics.median(row["seconds"] for row in rows)
+        epochs = ", ".join(dict.fromkeys(" + ".join(map(str, row["epochs"])) for row in rows))
+        bounds = ", ".join(f"{row['negative_log_likelihood']:.2f}" for row in rows)
+        passed = sum(row["passed"] for row in rows)
+        verdict = "yes" if passed == len(rows) else f"no, by {passed} of {len(rows)}"
+        print(f"{target:6.2f}  {who:9} {seconds:14.1f}  {epochs:12} {bounds:28} {verdict}")
+
+
+def parse_options() -> argparse.Namespace:
+    """The options, and as `table` EPOCHS with what --epochs changes of it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--who", nargs="+", choices=WHO, default=WHO)
+    parser.add_argument("--targets", type=float, nargs="+", choices=TARGETS, default=[*TARGETS])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", nargs="+", action="append", default=[], help="who of ours, a target, and a length")
+    parser.add_argument("--limit", type=float, default=900, help="seconds of training after which `usual` gives up")
+    parser.add_argument("--pythae-epochs", type=int, default=30)
+    parser.add_argument("--images", type=int, default=10_000, help="measure only the first so many, to try it out")
+    parser.add_argument("--train-images", type=int, default=60_000, help="train only on the first so many, likewise")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file, after every run")
+    options = parser.parse_args()
+    options.table = table = {who: dict(lengths) for who, lengths in EPOCHS.items()}
+    for who, *numbers in options.epochs:
+        if who not in table or not 1 <= len(numbers) - 1 <= len(PHASES[who]) or float(numbers[0]) not in TARGETS:
+            parser.error(f"--epochs needs one of {', '.join(table)}, a target, and a number of epochs for each phase")
+        table[who][float(numbers[0])] = [int(number) for number in numbers[1:]]
+    return options
+
+
+def main():
+    options = parse_options()
+    contestants = [who for who in options.who if who != "pythae" or has_pythae()]
+    targets = {who: [*options.table.get(who, [OTHERS_TARGET])] for who in contestants}
+    pairs = [(target, who) for target in options.targets for who in contestants if target in targets[who]]
+    if not pairs:
+        raise SystemExit(f"nothing to run; there are targets for {targets}")
+    images, measured = split_images("test")
+    images = images[: options.train_images]
+    measured = binarize(measured, generator=torch.Generator().manual_seed(BINARISATION_SEED))[: options.images]
+    report = {**machine(), "targets": TARGETS, "runs": []}
+    for seed in options.seeds:  # outermost, so that a slow hour of the machine hits everyone
+        for target, who in pairs:
+            print(f"\n{target:.2f}, {TARGETS[target]}: {who}, seed {seed}", flush=True)
+            row = run(who, target, seed, options, images, measured)
+            report["runs"].append(row)
+            if options.json:
+                options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            epochs, bound = " + ".join(map(str, row["epochs"])), row["negative_log_likelihood"]
+            verdict = "passed" if row["passed"] else "not passed"
+            print(f"{row['seconds']:.1f} s, epochs {epochs}, bound {bound:.2f}: {verdict}", flush=True)
+    print_table(report["runs"])
+
+
+if __name__ == "__main__":
+    main()

@@ -40,6 +40,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib import patheffects
 from matplotlib.axes import Axes
+from PIL import Image, ImageOps
 from torch import Generator, Tensor, nn
 from torchvision import datasets
 from torchvision.utils import make_grid
@@ -730,6 +731,82 @@ def read_idx(path: str | Path) -> np.ndarray:
             return np.frombuffer(values, dtype=np.uint8).reshape(shape)  # a bytearray is writable, as torch wants it
         except (ValueError, EOFError, struct.error, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(f"{path} is not a valid IDX file of unsigned bytes: {error}") from error
+
+
+def images_from(source, *, side: int = 28, colors: int = 1, invert: bool = False) -> Tensor:
+    """Pictures of your own as a tensor (N, colors * side * side) in [0, 1], and one printed line of what was done.
+
+    source is a folder of PNG and JPEG files, at any depth, in sorted order; or an array or tensor (N, H, W),
+    (N, H, W, 3) or (N, 3, H, W), from 0 to 1, or to 255 if whole numbers. What is transparent becomes white.
+    """
+    unreadable = []
+    if isinstance(source, str | Path):
+        pictures = list(_pictures_in(Path(source), unreadable))
+    else:
+        array = np.asarray(source)
+        array = array[:, None] if array.ndim == 3 else array
+        array = array.transpose(0, 3, 1, 2) if array.shape[-1] == 3 else array
+        array = array / 255 if np.issubdtype(array.dtype, np.integer) else array
+        pictures = list(torch.from_numpy(array.astype(np.float32)))
+    if not pictures:
+        raise ValueError(f"{source} holds no picture that can be read; tried: {', '.join(unreadable) or 'no file'}")
+    if any(p.ndim != 3 or len(p) not in (1, 3) or not 0 <= p.min() <= p.max() <= 1 for p in pictures):
+        raise ValueError("pictures must be (H, W) or (H, W, 3), from 0 to 1 or whole numbers from 0 to 255")
+    sizes = {tuple(picture.shape[1:]) for picture in pictures}
+    if colors == 1:
+        pictures = [picture.mean(0, keepdim=True) for picture in pictures]
+    scaled = [F.interpolate(p[None], size=(side, side), mode="bilinear", antialias=True) for p in pictures]
+    images = torch.cat([picture.expand(1, colors, side, side) for picture in scaled]).flatten(1)
+    shown = ", ".join(f"{height} x {width}" for height, width in sorted(sizes)[:3]) + ", ..." * (len(sizes) > 3)
+    dropped = f"; could not read {', '.join(unreadable)}" if unreadable else ""
+    print(f"{len(images)} pictures, {shown} -> {side} x {side}, {colors} colour(s){', inverted' * invert}{dropped}")
+    return 1 - images if invert else images
+
+
+def _pictures_in(folder: Path, unreadable: list[str]) -> Iterator[Tensor]:
+    """Each readable PNG or JPEG below the folder, (3, H, W) from 0 to 1; the names of the others go to the list."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder.absolute()}")
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in (".png", ".jpg", ".jpeg"):
+            try:
+                yield _on_white(path)
+            except (OSError, SyntaxError, ValueError):  # PIL's errors for damaged files
+                unreadable.append(path.name)
+
+
+def _on_white(source: str | Path | Image.Image, largest: int | None = None) -> Tensor:
+    """A picture or its file as (3, H, W) from 0 to 1, with white behind what is transparent."""
+    picture = ImageOps.exif_transpose(source if isinstance(source, Image.Image) else Image.open(source))
+    picture = picture.convert("RGBA")
+    picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    picture.thumbnail((largest, largest) if largest else picture.size)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
+
+
+def digit_from(picture: str | Path | Image.Image) -> Tensor:
+    """The photo or drawing of one digit, a file or PIL's, as MNIST would show it: (1, 784), with 1 for ink.
+
+    MNIST's digits are scaled to 20 pixels and centred by their mass. Raises ValueError if there is no digit.
+    """
+    grey = _on_white(picture, largest=200).mean(0)[None, None]
+    y, x = torch.meshgrid(*(torch.linspace(-1, 1, length) for length in grey.shape[2:]), indexing="ij")
+    terms, edge = torch.stack([x**0, x, y, x * y, x**2, y**2], dim=-1), torch.maximum(x.abs(), y.abs()) > 0.95
+    grey = grey if grey[0, 0][edge].median() > 0.5 else 1 - grey  # white on black
+    paper = terms @ torch.linalg.lstsq(terms[edge], grey[0, 0][edge][:, None]).solution  # a shadow is smooth
+    ink = (1 - grey / paper[..., 0].clamp(min=0.05)).clamp(min=0)
+    if ink.max() < 0.1 or (ink > ink.max() / 2).float().mean() > 0.5:
+        raise ValueError("no digit was found: nothing stands out clearly from the paper")
+    ink = (ink / ink[ink > ink.max() / 2].median() * 1.5 - 0.5).clamp(0, 1)  # pencil becomes black, grain white
+    (rows, columns) = (places.unique() for places in (ink[0, 0] > 0.5).nonzero().T)
+    ink = ink[..., rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    size = [max(1, round(20 * length / max(ink.shape[2:]))) for length in ink.shape[2:]]
+    ink = F.interpolate(ink, size=size, mode="bilinear", antialias=True)[0, 0]
+    top, left = (
+        min(max(round(14 - ((ink.sum(1 - dim) @ torch.arange(0.5, length)) / ink.sum()).item()), 0), 28 - length)
+        for dim, length in enumerate(size)
+    )
+    return F.pad(ink, (left, 28 - size[1] - left, top, 28 - size[0] - top)).view(1, 784)
 
 
 def binarize(images: Tensor, *, generator: Generator | None = None) -> Tensor:

@@ -1,0 +1,122 @@
+"""Pictures of one's own: folders and arrays become the module's tensors, and a photo of a digit looks like MNIST's."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from vae_utils import digit_from, images_from
+
+STROKE = [(80, 120), (105, 75), (150, 60), (195, 80), (205, 130), (180, 190), (120, 260), (70, 320), (230, 320)]
+RANDOM = np.random.default_rng(0)
+
+
+def drawing(paper="white", ink="black", mode="L"):
+    picture = Image.new(mode, (300, 400), paper)
+    ImageDraw.Draw(picture).line(STROKE, fill=ink, width=26, joint="curve")
+    return picture
+
+
+def shaded(picture, low, noise=0.0):
+    """The picture in light that falls from full to `low` over its height, with the noise of a camera."""
+    light = np.linspace(low, 1, 400)[:, None]
+    grey = np.asarray(picture.convert("L")) * light + RANDOM.normal(0, noise, (400, 300))
+    return Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+
+
+DIGITS = {
+    "white on black": drawing("black", "white"),
+    "transparent": drawing((0, 0, 0, 0), (0, 0, 0, 255), "RGBA"),
+    "pencil": drawing(210, 160),
+    "in a shadow": shaded(drawing(), 0.4),
+    "noisy": shaded(drawing(220, 40), 0.8, noise=8),
+    "blue on yellow": drawing("khaki", "navy", "RGB"),
+    "small": drawing().resize((30, 40)),
+    "large margins": Image.fromarray(np.pad(np.asarray(drawing()), 300, constant_values=255)),
+}
+
+
+@pytest.mark.parametrize("kind", DIGITS)
+def test_a_digit_looks_like_mnists_however_it_was_photographed(kind):
+    image = digit_from(DIGITS[kind])
+    assert image.shape == (1, 784) and image.dtype == torch.float32
+    assert image.min() >= 0 and 0.9 < image.max() <= 1
+    assert np.corrcoef(image[0], digit_from(drawing())[0])[0, 1] > 0.9
+
+
+def test_a_digit_is_scaled_to_20_pixels_and_centred_by_its_mass():
+    image = digit_from(drawing()).view(28, 28)
+    rows, columns = ((image > 0.1).any(dim).nonzero() for dim in (1, 0))
+    assert rows.max() - rows.min() + 1 == 20 and columns.max() - columns.min() + 1 < 20
+    for dim in (0, 1):
+        centre = (image.sum(1 - dim) @ torch.arange(0.5, 28)) / image.sum()
+        assert abs(centre - 14) <= 0.5
+
+
+def test_a_file_is_read_like_the_picture(tmp_path):
+    drawing().save(tmp_path / "digit.PNG")
+    assert torch.equal(digit_from(tmp_path / "digit.PNG"), digit_from(drawing()))
+
+
+BLANKS = {
+    "white": drawing(ink="white"),
+    "black": drawing("black", "black"),
+    "shadow": shaded(drawing(ink="white"), 0.4),
+}
+
+
+@pytest.mark.parametrize("kind", BLANKS)
+def test_a_blank_sheet_is_refused_in_a_sentence(kind):
+    with pytest.raises(ValueError, match="no digit was found"):
+        digit_from(BLANKS[kind])
+
+
+GREY = torch.linspace(0, 1, 2 * 28 * 28).view(2, 28, 28)
+
+
+@pytest.mark.parametrize("array", [
+    GREY, GREY.numpy(), GREY[:, None], GREY[..., None].expand(-1, -1, -1, 3),
+    GREY[:, None].expand(-1, 3, -1, -1), (255 * GREY).round().to(torch.uint8), (255 * GREY).round().long().numpy(),
+], ids=["tensor", "array", "(N, 1, H, W)", "(N, H, W, 3)", "(N, 3, H, W)", "bytes", "whole numbers"])  # fmt: skip
+def test_arrays_of_every_shape_and_range_give_the_same(array):
+    images = images_from(array)
+    assert images.dtype == torch.float32
+    torch.testing.assert_close(images, GREY.flatten(1), rtol=0, atol=0.003)
+
+
+def test_colours_follow_each_other_and_grey_is_repeated():
+    red = torch.zeros(1, 4, 4, 3)
+    red[..., 0] = 1
+    assert images_from(red, side=4, colors=3).tolist() == [16 * [1.0] + 32 * [0.0]]
+    assert images_from(GREY, colors=3).equal(GREY.flatten(1).repeat(1, 3))
+    torch.testing.assert_close(images_from(red, side=4), torch.full((1, 16), 1 / 3))
+
+
+def test_a_folder_is_read_in_order_scaled_and_told_about_in_one_line(tmp_path, capsys):
+    (tmp_path / "b").mkdir()
+    Image.new("L", (60, 30), 255).save(tmp_path / "b" / "2.JPG")
+    Image.new("RGBA", (10, 10), (0, 0, 0, 0)).save(tmp_path / "b" / "3.png")
+    Image.new("L", (28, 28), 0).save(tmp_path / "a.jpeg")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "notes.txt").write_text("no picture either")
+    images = images_from(tmp_path)
+    torch.testing.assert_close(images.mean(1), torch.tensor([0.0, 1.0, 1.0]))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert all(part in line for part in ("3 pictures", "28 x 28", "30 x 60", "could not read broken.png"))
+    assert images_from(tmp_path, invert=True).equal(1 - images)
+    assert "inverted" in capsys.readouterr().out
+
+
+def test_what_cannot_be_used_is_refused_in_a_sentence(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        images_from(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="no picture that can be read; tried: no file"):
+        images_from(tmp_path)
+    for wrong in (
+        torch.full((1, 4, 4), 300.0),
+        torch.full((1, 4, 4), torch.nan),
+        torch.zeros(4, 4),
+        torch.zeros(1, 2, 4, 4),
+    ):
+        with pytest.raises(ValueError, match="pictures must be"):
+            images_from(wrong)

@@ -759,7 +759,8 @@ def images_from(source, *, side: int = 28, colors: int = 1, invert: bool = False
     images = torch.cat([picture.expand(1, colors, side, side) for picture in scaled]).flatten(1)
     shown = ", ".join(f"{height} x {width}" for height, width in sorted(sizes)[:3]) + ", ..." * (len(sizes) > 3)
     dropped = f"; could not read {', '.join(unreadable)}" if unreadable else ""
-    print(f"{len(images)} pictures, {shown} -> {side} x {side}, {colors} colour(s){', inverted' * invert}{dropped}")
+    kind = "in colour" if colors == 3 else "grey"
+    print(f"pictures: {len(images)}, {shown} -> {side} x {side}, {kind}{', inverted' * invert}{dropped}")
     return 1 - images if invert else images
 
 

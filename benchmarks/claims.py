@@ -90,9 +90,9 @@ def large(mnist, seed: int, bfloat16: bool, probe: bool) -> dict:
     known = train[:10_000]
     labels, test_labels = mnist.train_labels[:10_000], mnist.test_labels
     found = {}
-    for name, prior in {"standard prior": SampledNormal(32), "learned prior": FlowPrior(32)}.items():
+    for name, make_prior in {"standard prior": SampledNormal, "learned prior": FlowPrior}.items():
         torch.manual_seed(seed)
-        model = conv_vae(prior=prior)
+        model = conv_vae(prior=make_prior(32))
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             fit(model, mnist.train_images, seed=seed, **LARGE)
         codes = [encode_dataset(model, images)[0] for images in (known, binary)]

@@ -120,7 +120,7 @@ def test_a_folder_is_read_in_order_scaled_and_told_about_in_one_line(tmp_path, c
     images = images_from(tmp_path)
     torch.testing.assert_close(images.mean(1), torch.tensor([0.0, 1.0, 1.0]))
     (line,) = capsys.readouterr().out.splitlines()
-    assert all(part in line for part in ("3 pictures", "28 x 28", "30 x 60", "could not read broken.png"))
+    assert all(part in line for part in ("pictures: 3", "28 x 28", "30 x 60", "could not read broken.png"))
     assert images_from(tmp_path, invert=True).equal(1 - images)
     assert "inverted" in capsys.readouterr().out
 

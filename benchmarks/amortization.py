@@ -14,9 +14,9 @@ import json
 from pathlib import Path
 
 import torch
-from common import machine, split_images
+from common import binarized_once, ink_logits, machine, split_images
 
-from vae_utils import binarize, elbo_by_quadrature, eval_mode, fit, initialize, mlp_vae, posterior_on_grid
+from vae_utils import elbo_by_quadrature, eval_mode, fit, initialize, mlp_vae, posterior_on_grid
 
 SETTINGS = {"batch_size": 128, "learning_rate": 3e-3, "binarized": True}  # the notebook's
 
@@ -66,10 +66,10 @@ def main():
     images, measured = split_images(options.split)
     torch.manual_seed(options.seed)
     model = mlp_vae()
-    initialize(model.decoder, output=images.mean(0).clamp(1e-3, 1 - 1e-3).logit())
+    initialize(model.decoder, output=ink_logits(images))
     fit(model, images, epochs=options.epochs, seed=options.seed, **SETTINGS)
     model = model.double().requires_grad_(False)
-    x = binarize(measured[: options.images].double(), generator=torch.Generator().manual_seed(0))
+    x = binarized_once(measured[: options.images].double())
     parts = [gaps(model, part) for part in x.split(50)]
     report = {"split": options.split, "images": len(x), "epochs": options.epochs, "seed": options.seed, **machine()}
     for name in parts[0]:

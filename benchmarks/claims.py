@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from common import ROOT, machine
+from common import ROOT, binarized_once, ink_logits, machine
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
@@ -43,7 +43,7 @@ LARGE = {"epochs": 5, "batch_size": 128, "learning_rate": 4e-3, "binarized": Tru
 
 
 def mean_over_pixels(model, x, *, generator=None):
-    """The mistake of section 6: the reconstruction term is a mean, the KL still a sum."""
+    """The mistake of section 7: the reconstruction term is a mean, the KL still a sum."""
     bound = elbo(model, x, generator=generator)
     return bound._replace(value=bound.log_likelihood / x.shape[1] - bound.kl)
 
@@ -52,16 +52,11 @@ class SampledNormal(StandardNormal):
     """N(0, I) once more; since it is a subclass, its KL is sampled, as that of a learned prior is."""
 
 
-def binarized_test(mnist) -> torch.Tensor:
-    return binarize(mnist.test_images, generator=torch.Generator().manual_seed(0))
-
-
 def figures(model, images) -> dict[str, float]:
     return {**evaluate(model, images), "spread": encode_dataset(model, images)[0].std(0).mean().item()}
 
 
-def beta(mnist, seed: int) -> dict:
-    ink = mnist.train_images.mean(0).clamp(1e-3, 1 - 1e-3)
+def beta(mnist, test, seed: int) -> dict:
     objectives = {f"beta {weight:g}": partial(elbo, beta=weight) for weight in BETAS}
     objectives["mean over pixels"] = mean_over_pixels
     found = {}
@@ -69,24 +64,24 @@ def beta(mnist, seed: int) -> dict:
         torch.manual_seed(seed)
         model = mlp_vae()
         with torch.no_grad():
-            model.decoder[-1].bias.copy_(ink.logit())
+            model.decoder[-1].bias.copy_(ink_logits(mnist.train_images))
         fit(model, mnist.train_images, seed=seed, objective=objective, **SHORT)
-        found[name] = figures(model, binarized_test(mnist))
+        found[name] = figures(model, test)
     return found
 
 
-def dims(mnist, seed: int) -> dict:
+def dims(mnist, test, seed: int) -> dict:
     found = {}
     for latent_dim in DIMS:
         torch.manual_seed(seed)
         model = mlp_vae(latent_dim, (400,))
         fit(model, mnist.train_images, seed=seed, **SHORT)
-        found[f"{latent_dim} numbers"] = figures(model, binarized_test(mnist))
+        found[f"{latent_dim} numbers"] = figures(model, test)
     return found
 
 
-def large(mnist, seed: int, bfloat16: bool, probe: bool) -> dict:
-    binary, train = binarized_test(mnist), binarize(mnist.train_images, generator=torch.Generator().manual_seed(1))
+def large(mnist, test, seed: int, bfloat16: bool, probe: bool) -> dict:
+    train = binarize(mnist.train_images, generator=torch.Generator().manual_seed(1))
     known = train[:10_000]
     labels, test_labels = mnist.train_labels[:10_000], mnist.test_labels
     found = {}
@@ -95,18 +90,18 @@ def large(mnist, seed: int, bfloat16: bool, probe: bool) -> dict:
         model = conv_vae(prior=make_prior(32))
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             fit(model, mnist.train_images, seed=seed, **LARGE)
-        codes = [encode_dataset(model, images)[0] for images in (known, binary)]
+        codes = [encode_dataset(model, images)[0] for images in (known, test)]
         found[name] = {
-            **evaluate(model, binary),
-            "cost_of_1000": -estimate_log_likelihood(model, binary[:1000], num_samples=64).mean().item(),
+            **evaluate(model, test),
+            "cost_of_1000": -estimate_log_likelihood(model, test[:1000], num_samples=64).mean().item(),
             "active": int(active_units(codes[1]).sum()),
         }
         if probe:
             found[f"codes, {name}"] = classify(*codes, labels, test_labels)
     if probe:
         pca = PCA(32, random_state=seed).fit(train.numpy())
-        found["32 principal components"] = classify(pca.transform(known), pca.transform(binary), labels, test_labels)
-        found["784 pixels"] = classify(known, binary, labels, test_labels)
+        found["32 principal components"] = classify(pca.transform(known), pca.transform(test), labels, test_labels)
+        found["784 pixels"] = classify(known, test, labels, test_labels)
     return found
 
 
@@ -141,15 +136,15 @@ COMPARISONS = [
 def run(options) -> dict:
     """The figures of every model, for each seed; written after every seed, so that little is lost."""
     mnist, bfloat16 = load_mnist(ROOT / "data"), bfloat16_is_faster("cpu")
-    runs = {}
+    runs, test = {}, binarized_once(mnist.test_images)
     for seed in options.seeds:
         found = runs[seed] = {}
         if "beta" in options.only:
-            found |= beta(mnist, seed)
+            found |= beta(mnist, test, seed)
         if "dims" in options.only:
-            found |= dims(mnist, seed)
+            found |= dims(mnist, test, seed)
         if {"large", "probe"} & set(options.only):
-            found |= large(mnist, seed, bfloat16, "probe" in options.only)
+            found |= large(mnist, test, seed, bfloat16, "probe" in options.only)
         print(f"seed {seed} done", flush=True)
         if options.json:
             report = {"split": "test", "short": SHORT, "large": LARGE, "bfloat16": bfloat16, **machine(), "runs": runs}

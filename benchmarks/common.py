@@ -1,16 +1,19 @@
-"""What the benchmark scripts share: where the module is, how the training set is split, and what machine this is."""
+"""What the benchmark scripts share: where the module is, which images they use, and what machine this is."""
 
+import gzip
 import platform
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
+from torchvision import datasets, transforms
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from vae_utils import load_mnist  # noqa: E402
+from vae_utils import binarize, load_mnist  # noqa: E402
 
 
 def processor() -> str:
@@ -41,3 +44,23 @@ def split_images(split: str) -> tuple[torch.Tensor, torch.Tensor]:
         return mnist.train_images, mnist.test_images
     order = torch.randperm(len(mnist.train_images), generator=torch.Generator().manual_seed(0))
     return mnist.train_images[order[:50_000]], mnist.train_images[order[50_000:]]
+
+
+def binarized_once(images: torch.Tensor) -> torch.Tensor:
+    """The images that are measured, the same draw in every run and every script."""
+    return binarize(images, generator=torch.Generator().manual_seed(0))
+
+
+def ink_logits(images: torch.Tensor) -> torch.Tensor:
+    """Where the 2-D decoder's output begins, as in the notebook: the log-odds of each pixel's mean."""
+    return images.mean(0).clamp(1e-3, 1 - 1e-3).logit()
+
+
+def torchvision_mnist() -> datasets.MNIST:
+    """The training images as most people load them, for the loops that everyone writes."""
+    with tempfile.TemporaryDirectory() as folder:  # torchvision wants the files unpacked, and reads them at once
+        raw = Path(folder) / "MNIST" / "raw"
+        raw.mkdir(parents=True)
+        for path in (ROOT / "data" / "MNIST" / "raw").glob("*.gz"):
+            (raw / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+        return datasets.MNIST(folder, train=True, transform=transforms.ToTensor())

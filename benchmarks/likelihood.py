@@ -18,14 +18,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from common import machine, split_images
+from common import binarized_once, machine, split_images
 
 from vae_utils import (
     Bound,
     FlowPrior,
     active_units,
     bfloat16_is_faster,
-    binarize,
     conv_vae,
     elbo,
     encode_dataset,
@@ -38,7 +37,6 @@ from vae_utils import (
 
 LATENT_DIM = 32
 PRIORS = {"standard": lambda: None, "learned": lambda: FlowPrior(LATENT_DIM)}
-BINARISATION_SEED = 0  # the measured images are binarised once, the same for all runs
 
 
 def sampled_elbo(model, x, *, generator=None) -> Bound:
@@ -65,10 +63,11 @@ def make_model(prior: str, seed: int, device: str):
 
 
 def train(model, images, prior: str, epochs: list[int], *, batch_size: int, seed: int, bfloat16: bool, checkpoint):
+    """All phases, or the first ones if there are fewer numbers of epochs; returns the history of `fit`."""
     history = []
-    for number, (_, settings) in enumerate(PHASES[prior]):
+    for number, (count, (_, settings)) in enumerate(zip(epochs, PHASES[prior], strict=False)):
         # No phase shall repeat the order and the noise of another.
-        settings = settings | {"epochs": epochs[number], "seed": seed + 1000 * number}
+        settings = settings | {"epochs": count, "seed": seed + 1000 * number}
         file = checkpoint and checkpoint.with_suffix(f".phase{number}")
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
             history += fit(model, images, batch_size=batch_size, binarized=True, checkpoint=file, **settings)
@@ -130,8 +129,7 @@ def parse_options() -> argparse.Namespace:
 def main():
     options = parse_options()
     images, measured = split_images(options.split)
-    measured = binarize(measured, generator=torch.Generator().manual_seed(BINARISATION_SEED))
-    measured = measured[: options.images].to(options.device)
+    measured = binarized_once(measured)[: options.images].to(options.device)
     images = images.to(options.device)
     model = make_model(options.prior, options.seed, options.device)
     report = {"prior": options.prior, "split": options.split, "seed": options.seed}

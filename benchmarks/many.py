@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 
 import torch
-from common import machine, split_images
-from likelihood import BINARISATION_SEED, PHASES, make_model, measure
+from common import binarized_once, machine, split_images
+from likelihood import PHASES, make_model, measure
 
-from vae_utils import available_device, binarize
+from vae_utils import available_device
 
 
 class Phase:
@@ -149,8 +149,7 @@ def main():
     options = parser.parse_args()
     device = available_device()
     images, measured = split_images(options.split)
-    measured = binarize(measured, generator=torch.Generator().manual_seed(BINARISATION_SEED))
-    measured = measured[: options.images].to(device)
+    measured = binarized_once(measured)[: options.images].to(device)
     images = images[: options.train_images].to(device)
     start = time.perf_counter()
     runs = [

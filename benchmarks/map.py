@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import torch
-from common import machine, split_images
+from common import ink_logits, machine, split_images
 
 from vae_utils import evaluate, fit, initialize, mlp_vae
 
@@ -22,8 +22,7 @@ SETTINGS = {"batch_size": 128, "learning_rate": 3e-3, "binarized": True}
 def train(images: torch.Tensor, epochs: int, seed: int):
     torch.manual_seed(seed)
     model = mlp_vae()
-    ink = images.mean(0).clamp(1e-3, 1 - 1e-3)  # as in the notebook: each pixel begins at its mean
-    initialize(model.decoder, output=ink.logit())
+    initialize(model.decoder, output=ink_logits(images))
     start = time.perf_counter()
     fit(model, images, epochs=epochs, seed=seed, progress=False, **SETTINGS)
     return model, time.perf_counter() - start

@@ -8,7 +8,6 @@ them; the table gives medians over the epochs. pythae is left out when it is not
 """
 
 import argparse
-import gzip
 import json
 import logging
 import statistics
@@ -18,9 +17,8 @@ import time
 from pathlib import Path
 
 import torch
-from common import ROOT, machine
+from common import ROOT, machine, torchvision_mnist
 from torch.utils.data import DataLoader
-from torchvision import datasets, transforms
 
 from vae_utils import elbo, fit, load_mnist, mlp_vae
 
@@ -53,13 +51,7 @@ def our_fit_bfloat16(images, batch_size):
 
 def usual_loop(images, batch_size, fused=None):
     """The loop that everyone writes: DataLoader over datasets.MNIST with ToTensor, and AdamW as it comes."""
-    with tempfile.TemporaryDirectory() as folder:  # torchvision wants the files unpacked, and reads them at once
-        raw = Path(folder) / "MNIST" / "raw"
-        raw.mkdir(parents=True)
-        for path in (ROOT / "data" / "MNIST" / "raw").glob("*.gz"):
-            (raw / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
-        dataset = datasets.MNIST(folder, train=True, transform=transforms.ToTensor())
-    loader = DataLoader(dataset, batch_size=batch_size, shuffle=True)
+    loader = DataLoader(torchvision_mnist(), batch_size=batch_size, shuffle=True)
     model = mlp_vae(LATENT, (HIDDEN,)).to(images.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=fused)
 

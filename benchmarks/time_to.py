@@ -19,7 +19,6 @@ pythae              the same as `usual` with pythae's VAE and BaseTrainer, for -
 """
 
 import argparse
-import gzip
 import json
 import logging
 import statistics
@@ -28,12 +27,11 @@ import time
 from pathlib import Path
 
 import torch
-from common import ROOT, machine, split_images
-from likelihood import BINARISATION_SEED, LATENT_DIM, PHASES, make_model, measure
+from common import binarized_once, machine, split_images, torchvision_mnist
+from likelihood import LATENT_DIM, PHASES, make_model, measure, train
 from torch.utils.data import DataLoader, Subset
-from torchvision import datasets, transforms
 
-from vae_utils import bfloat16_is_faster, binarize, elbo, estimate_log_likelihood, fit
+from vae_utils import bfloat16_is_faster, elbo, estimate_log_likelihood
 
 TARGETS = {
     86.76: "VAE (Burda et al. 2016)",
@@ -58,10 +56,7 @@ def ours(who: str, epochs: list[int], images, measured, seed: int) -> dict:
     bfloat16 = bfloat16_is_faster("cpu")
     model = make_model(who, seed, "cpu")
     start = time.perf_counter()
-    for number, (count, (_, settings)) in enumerate(zip(epochs, PHASES[who], strict=False)):
-        settings = settings | {"epochs": count, "seed": seed + 1000 * number, "batch_size": BATCH_SIZE}
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            fit(model, images, binarized=True, **settings)
+    train(model, images, who, epochs, batch_size=BATCH_SIZE, seed=seed, bfloat16=bfloat16, checkpoint=None)
     seconds = time.perf_counter() - start
     return {"epochs": epochs, "seconds": seconds, "bfloat16": bfloat16, **measure(model, measured, NUM_SAMPLES, seed)}
 
@@ -73,15 +68,6 @@ def plain_model(seed: int):
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
     return model
-
-
-def torchvision_mnist() -> datasets.MNIST:
-    with tempfile.TemporaryDirectory() as folder:  # torchvision wants the files unpacked, and reads them at once
-        raw = Path(folder) / "MNIST" / "raw"
-        raw.mkdir(parents=True)
-        for path in (ROOT / "data" / "MNIST" / "raw").glob("*.gz"):
-            (raw / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
-        return datasets.MNIST(folder, train=True, transform=transforms.ToTensor())
 
 
 def usual_epoch(model, loader, optimizer) -> float:
@@ -233,7 +219,7 @@ def main():
         raise SystemExit(f"nothing to run; there are targets for {targets}")
     images, measured = split_images("test")
     images = images[: options.train_images]
-    measured = binarize(measured, generator=torch.Generator().manual_seed(BINARISATION_SEED))[: options.images]
+    measured = binarized_once(measured)[: options.images]
     report = {**machine(), "targets": TARGETS, "runs": []}
     for seed in options.seeds:  # outermost, so that a slow hour of the machine hits everyone
         for target, who in pairs:

@@ -42,6 +42,7 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from PIL import Image, ImageOps
 from torch import Generator, Tensor, nn
+from torch.utils.data import DataLoader
 from torchvision import datasets
 from torchvision.utils import make_grid
 from tqdm.auto import tqdm
@@ -736,13 +737,16 @@ def read_idx(path: str | Path) -> np.ndarray:
 def images_from(source, *, side: int = 28, colors: int = 1, invert: bool = False) -> Tensor:
     """Pictures of your own as a tensor (N, colors * side * side) in [0, 1], and one printed line of what was done.
 
-    source is a folder of PNG and JPEG files, at any depth, in sorted order; or an array or tensor (N, H, W),
-    (N, H, W, 3) or (N, 3, H, W), from 0 to 1, or to 255 if whole numbers. What is transparent becomes white.
+    source is a folder of PNG and JPEG files, at any depth, in sorted order; or an array, a tensor or a loader of
+    these, (N, H, W), (N, H, W, 3) or (N, 3, H, W), from 0 to 1, or to 255 if whole numbers; labels in a loader are left
+    out. What is transparent becomes white.
     """
     unreadable = []
     if isinstance(source, str | Path):
         pictures = list(_pictures_in(Path(source), unreadable))
     else:
+        if isinstance(source, DataLoader):
+            source = torch.cat([batch[0] if isinstance(batch, list | tuple) else batch for batch in source])
         array = np.asarray(source)
         array = array[:, None] if array.ndim == 3 else array
         array = array.transpose(0, 3, 1, 2) if array.shape[-1] == 3 else array

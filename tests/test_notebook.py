@@ -131,7 +131,8 @@ def test_with_other_settings_every_cell_runs_without_a_warning_and_gives_the_sam
     for first, last in zip(copy.cells[1::times], copy.cells[times::times], strict=True):
         assert shown(first) == shown(last), first.source
     text = "".join(shown(cell)[0] + str(shown(cell)[1]) for cell in copy.cells)
-    assert "train_images (1000, 784)" in text and ("QUICK: " in text) == ("QUICK" in settings)
+    assert "train_images (1000, 784)" in text and "| MNIST" not in text
+    assert ("QUICK: " in text) == ("QUICK" in settings)
     assert not (elsewhere / "images").exists()  # such a run leaves the README's figures and page alone
     assert not (elsewhere / "explorer" / "explorer.html").exists()
 

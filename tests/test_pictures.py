@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from torch.utils.data import DataLoader, TensorDataset
 
 from vae_utils import digit_from, images_from, load_mnist
 
@@ -80,6 +81,7 @@ BLANKS = {
     "white": drawing(ink="white"),
     "black": drawing("black", "black"),
     "shadow": shaded(drawing(ink="white"), 0.4),
+    "specks": with_specks(drawing(ink="white")),
 }
 
 
@@ -94,8 +96,11 @@ GREY = torch.linspace(0, 1, 2 * 28 * 28).view(2, 28, 28)
 
 @pytest.mark.parametrize("array", [
     GREY, GREY.numpy(), GREY[:, None], GREY[..., None].expand(-1, -1, -1, 3),
+    DataLoader(GREY, 1), DataLoader(TensorDataset(GREY[:, None], torch.arange(2)), 2),
     GREY[:, None].expand(-1, 3, -1, -1), (255 * GREY).round().to(torch.uint8), (255 * GREY).round().long().numpy(),
-], ids=["tensor", "array", "(N, 1, H, W)", "(N, H, W, 3)", "(N, 3, H, W)", "bytes", "whole numbers"])  # fmt: skip
+], ids=[
+    "tensor", "array", "(N, 1, H, W)", "(N, H, W, 3)", "loader", "with labels", "(N, 3, H, W)", "bytes", "integers",
+])  # fmt: skip
 def test_arrays_of_every_shape_and_range_give_the_same(array):
     images = images_from(array)
     assert images.dtype == torch.float32

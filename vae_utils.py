@@ -698,9 +698,11 @@ def load_mnist(root: str | Path = "data", *, variant: str = "MNIST", download: b
             problem = f"the download failed ({error})"
         paths = _find(root / variant, variant)
     if not paths:
+        known = {"MNIST": "hojjatk/mnist-dataset", "FashionMNIST": "zalando-research/fashionmnist"}  # on Kaggle
         raise FileNotFoundError(
             f"No {variant} below {root.absolute()}: {problem}. Put {', '.join(FILES)} there, each with -ubyte or "
-            "-ubyte.gz at its end, pass another folder as root, or turn the network on."
+            "-ubyte.gz at its end, pass another folder as root, or turn the network on. On Kaggle, choose Add Input "
+            f"and attach {known.get(variant, 'a dataset of these files')}."
         )
     mnist = Mnist(*(torch.from_numpy(read_idx(path)) for path in paths))
     for images, labels in (mnist[:2], mnist[2:]):

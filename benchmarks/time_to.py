@@ -3,8 +3,9 @@
     python benchmarks/time_to.py [--who learned usual] [--targets 86.76] [--seeds 0 1 2] [--json FILE]
 
 A figure is passed when the bound on -log p(x) with K = 128, over the 10,000 test images binarised once as in
-likelihood.py, is at or below it. The clock runs while a model trains; loading and measuring are outside of it. Give
-the script the machine for itself.
+likelihood.py, is at or below it. With `--num-samples 20` measuring takes a sixth of the time: that bound is the higher
+one, so what passes with 20 samples passes with 128. The clock runs while a model trains; loading and measuring are
+outside of it. Give the script the machine for itself.
 
 learned, standard   `conv_vae` with the settings of likelihood.py, in bfloat16 where that is faster. Their learning rate
                     falls to 0 at the end of a run of fixed length, so the time to a figure is the length of the
@@ -46,19 +47,19 @@ EPOCHS = {
 }
 OTHERS_TARGET = 86.76  # the only figure for `usual` and `pythae`
 WHO = (*EPOCHS, "usual", "pythae")
-NUM_SAMPLES, BATCH_SIZE, USUAL_LEARNING_RATE = 128, 128, 1e-3
+BATCH_SIZE, USUAL_LEARNING_RATE = 128, 1e-3
 # Fewer samples give more nats and the first images fewer: 81.92 for weights/standard-prior.pt, which has 81.89 in full.
 QUICK = {"images": 2000, "num_samples": 20, "margin": 0.3}
 
 
-def ours(who: str, epochs: list[int], images, measured, seed: int) -> dict:
+def ours(who: str, epochs: list[int], images, measured, num_samples: int, seed: int) -> dict:
     """A run of likelihood.py. Fewer numbers of epochs than phases leave out the last phases."""
     bfloat16 = bfloat16_is_faster("cpu")
     model = make_model(who, seed, "cpu")
     start = time.perf_counter()
     train(model, images, who, epochs, batch_size=BATCH_SIZE, seed=seed, bfloat16=bfloat16, checkpoint=None)
     seconds = time.perf_counter() - start
-    return {"epochs": epochs, "seconds": seconds, "bfloat16": bfloat16, **measure(model, measured, NUM_SAMPLES, seed)}
+    return {"epochs": epochs, "seconds": seconds, "bfloat16": bfloat16, **measure(model, measured, num_samples, seed)}
 
 
 def plain_model(seed: int):
@@ -83,7 +84,7 @@ def usual_epoch(model, loader, optimizer) -> float:
     return total / len(loader)
 
 
-def usual(target: float, limit: float, images, measured, seed: int) -> dict:
+def usual(target: float, limit: float, images, measured, num_samples: int, seed: int) -> dict:
     """Epochs until the target is passed or `limit` seconds are over. `course` has seconds and quick bound of each."""
     model = plain_model(seed)
     loader = DataLoader(Subset(torchvision_mnist(), range(len(images))), batch_size=BATCH_SIZE, shuffle=True)
@@ -98,7 +99,7 @@ def usual(target: float, limit: float, images, measured, seed: int) -> dict:
         course.append((round(seconds, 2), round(quick, 3)))
         print(f"epoch {len(course)}, {seconds:.1f} s, loss {loss:.2f}, quick bound {quick:.2f}", flush=True)
         if seconds >= limit or quick <= target + QUICK["margin"]:
-            figures = measure(model, measured, NUM_SAMPLES, seed)
+            figures = measure(model, measured, num_samples, seed)
             if seconds >= limit or figures["negative_log_likelihood"] <= target:
                 return {"epochs": [len(course)], "seconds": seconds, "bfloat16": False, "course": course, **figures}
 
@@ -134,7 +135,7 @@ def pythae_model(model):
     return BinarizingVAE(config, Encoder(), Decoder())
 
 
-def pythae(epochs: int, images, measured, seed: int) -> dict:
+def pythae(epochs: int, images, measured, num_samples: int, seed: int) -> dict:
     from pythae.data.datasets import BaseDataset
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
 
@@ -154,7 +155,7 @@ def pythae(epochs: int, images, measured, seed: int) -> dict:
         start = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - start
-    return {"epochs": [epochs], "seconds": seconds, "bfloat16": False, **measure(model, measured, NUM_SAMPLES, seed)}
+    return {"epochs": [epochs], "seconds": seconds, "bfloat16": False, **measure(model, measured, num_samples, seed)}
 
 
 def has_pythae() -> bool:
@@ -167,12 +168,13 @@ def has_pythae() -> bool:
 
 
 def run(who: str, target: float, seed: int, options: argparse.Namespace, images, measured) -> dict:
+    rest = images, measured, options.num_samples, seed
     if who == "usual":
-        figures = usual(target, options.limit, images, measured, seed)
+        figures = usual(target, options.limit, *rest)
     elif who == "pythae":
-        figures = pythae(options.pythae_epochs, images, measured, seed)
+        figures = pythae(options.pythae_epochs, *rest)
     else:
-        figures = ours(who, options.table[who][target], images, measured, seed)
+        figures = ours(who, options.table[who][target], *rest)
     passed = figures["negative_log_likelihood"] <= target
     return {"who": who, "target": target, "seed": seed, "passed": passed, "train_images": len(images), **figures}
 
@@ -198,6 +200,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--epochs", nargs="+", action="append", default=[], help="who of ours, a target, and a length")
     parser.add_argument("--limit", type=float, default=900, help="seconds of training after which `usual` gives up")
     parser.add_argument("--pythae-epochs", type=int, default=30)
+    parser.add_argument("--num-samples", type=int, default=128, help="K of the bound")
     parser.add_argument("--images", type=int, default=10_000, help="measure only the first so many, to try it out")
     parser.add_argument("--train-images", type=int, default=60_000, help="train only on the first so many, likewise")
     parser.add_argument("--json", type=Path, help="also write the figures to this file, after every run")

@@ -1,9 +1,10 @@
-"""Write a folder that `kaggle kernels push -p FOLDER` takes as it is, from today's notebook and code.
+"""Write the notebook as one file, which Kaggle and Colab can open, from today's notebook and code.
 
-    python kaggle/build.py --user NAME
+    python kaggle/build.py                writes kaggle/Variational-Autoencoder.ipynb, to be committed
+    python kaggle/build.py --user NAME    writes also kaggle/kernel, for `kaggle kernels push -p kaggle/kernel`
 
-A push sends one file, so the notebook has to bring along what lies beside it: folded first cells write these files.
-The same notebook can be uploaded by hand, to Kaggle or to Colab. Nothing but Python itself is needed here.
+Kaggle and Colab take one file, so the notebook brings along what lies beside it: folded cells, right before the first
+import of it, write these files. Nothing but Python itself is needed here.
 """
 
 import argparse
@@ -12,9 +13,12 @@ import json
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
 NOTEBOOK = "Variational-Autoencoder.ipynb"
 FILES = ("vae_utils.py", "explorer/explorer.py", "explorer/template.html")  # what the notebook needs beside it
+IMPORT = re.compile(r"^(import|from) (vae_utils|explorer)\b", re.MULTILINE)
+FOLDED = {"_kg_hide-input": True, "cellView": "form", "jupyter": {"source_hidden": True}}  # Kaggle, Colab, JupyterLab
 
 TITLE = "Variational autoencoders on MNIST"  # Kaggle makes the kernel's address of it
 DATASET = "hojjatk/mnist-dataset"
@@ -22,22 +26,25 @@ DATASET = "hojjatk/mnist-dataset"
 DATA_ROOT = 'DATA_ROOT = "/kaggle/input" if any(Path("/kaggle/input").rglob("*-ubyte*")) else "data"'
 
 
-def code_cell(name: str, source: str) -> dict:
-    """A code cell, folded away in Kaggle's words and in JupyterLab's, so that readers begin with the text."""
-    folded = {"_kg_hide-input": True, "jupyter": {"source_hidden": True}}
-    parts = source.splitlines(keepends=True)
-    return {
-        "cell_type": "code", "execution_count": None, "id": name, "metadata": folded, "outputs": [], "source": parts,
-    }  # fmt: skip
-
-
 def file_cells() -> list[dict]:
-    """The cells that write FILES, with the same text to the byte. %%writefile makes no folder, so one cell does."""
-    cells = [code_cell("write-folder", 'from pathlib import Path\n\nPath("explorer").mkdir(exist_ok=True)')]
+    """The cells that write FILES, with the same text to the byte, behind one that says so."""
+    text = "The folded cells below hold the code that this notebook imports, and write it into files."
+    cells = [{"cell_type": "markdown", "id": "write-text", "metadata": {}, "source": [text]}]
+    sources = {"folder": 'from pathlib import Path\n\nPath("explorer").mkdir(exist_ok=True)'}  # %%writefile makes none
     for name in FILES:
-        text = (ROOT / name).read_text(encoding="utf-8")
-        cells.append(code_cell(f"write-{Path(name).stem}", f"%%writefile {name}\n{text}"))
+        sources[Path(name).stem] = f"%%writefile {name}\n" + (ROOT / name).read_text(encoding="utf-8")
+    for name, source in sources.items():
+        cell = {"cell_type": "code", "id": f"write-{name}", "metadata": FOLDED, "source": source.splitlines(True)}
+        cells.append(cell | {"execution_count": None, "outputs": []})
     return cells
+
+
+def forget_the_run(cell: dict) -> None:
+    """Take out what a run has left in a code cell, and fold on Colab too what is folded elsewhere."""
+    cell["outputs"], cell["execution_count"] = [], None
+    cell["metadata"].pop("execution", None)  # the times of the run
+    if cell["metadata"].get("jupyter", {}).get("source_hidden"):
+        cell["metadata"] |= FOLDED
 
 
 def attach_pictures(cell: dict) -> None:
@@ -61,20 +68,35 @@ def find_data_on_kaggle(cells: list[dict]) -> None:
     raise SystemExit(f'{NOTEBOOK} has no cell tagged "parameters" with one line DATA_ROOT = "data", to be changed here')
 
 
-def kernel_notebook() -> dict:
-    """The committed notebook with its pictures and without its outputs, led by the cells that write its files."""
+def first_import(cells: list[dict]) -> int:
+    """The place of the first cell that imports one of FILES."""
+    for place, cell in enumerate(cells):
+        if cell["cell_type"] == "code" and IMPORT.search("".join(cell["source"])):
+            return place
+    raise SystemExit(f"{NOTEBOOK} has no cell that imports vae_utils, before which its files could be written")
+
+
+def single_file() -> str:
+    """The notebook with its pictures and the cells that write its files, and without anything that a run leaves."""
     notebook = json.loads((ROOT / NOTEBOOK).read_text(encoding="utf-8"))
-    for cell in notebook["cells"]:
+    notebook["metadata"]["language_info"] = {"name": "python"}  # without the version that ran it last
+    cells = notebook["cells"]
+    for cell in cells:
         if cell["cell_type"] == "code":
-            cell["outputs"], cell["execution_count"] = [], None
+            forget_the_run(cell)
         else:
             attach_pictures(cell)
-    find_data_on_kaggle(notebook["cells"])
-    notebook["cells"] = file_cells() + notebook["cells"]
-    return notebook
+    find_data_on_kaggle(cells)
+    place = first_import(cells)
+    cells[place:place] = file_cells()
+    return as_json(notebook)
 
 
-def kernel_metadata(user: str, dataset: str) -> dict:
+def as_json(content: dict) -> str:
+    return json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def kernel_metadata(user: str) -> dict:
     """Every setting that a push may leave to chance: no GPU, no Internet, seen by nobody else until you say so."""
     slug = re.sub(r"[^a-z0-9]+", "-", TITLE.lower()).strip("-")
     return {
@@ -88,39 +110,32 @@ def kernel_metadata(user: str, dataset: str) -> dict:
         "enable_tpu": False,
         "enable_internet": False,
         "keywords": [],
-        "dataset_sources": [dataset],
+        "dataset_sources": [DATASET],
         "competition_sources": [],
         "kernel_sources": [],
         "model_sources": [],
     }
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Write a folder for `kaggle kernels push -p FOLDER`.")
-    parser.add_argument("--user", required=True, help="your name on Kaggle, as in the address of your profile")
-    parser.add_argument(
-        "--dataset", default=DATASET, help="OWNER/NAME of the dataset with MNIST (default: %(default)s)"
-    )
-    parser.add_argument("--out", default=ROOT / "kaggle" / "kernel", type=Path, help="folder (default: %(default)s)")
-    arguments = parser.parse_args()
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", arguments.user):
-        parser.error(f"--user {arguments.user!r}: a name on Kaggle has letters, digits, - and _ only")
-    if not re.fullmatch(r"[A-Za-z0-9_-]+/[A-Za-z0-9_-]+", arguments.dataset):
-        parser.error(f"--dataset {arguments.dataset!r}: wanted OWNER/NAME, such as {DATASET}")
-    return arguments
-
-
 def main() -> None:
-    arguments = parse_arguments()
-    files = {"kernel-metadata.json": kernel_metadata(arguments.user, arguments.dataset), NOTEBOOK: kernel_notebook()}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--user", help="your name on Kaggle, as in the address of your profile")
+    user = parser.parse_args().user
+    if user is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", user):
+        parser.error(f"--user {user!r}: a name on Kaggle has letters, digits, - and _ only")
+    files = {HERE / NOTEBOOK: single_file()}
+    if user:
+        files |= {
+            HERE / "kernel" / NOTEBOOK: files[HERE / NOTEBOOK],
+            HERE / "kernel" / "kernel-metadata.json": as_json(kernel_metadata(user)),
+        }
     try:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-            (arguments.out / name).write_text(text, encoding="utf-8")
+        for path, text in files.items():
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(text.encode())  # with the same ends of lines on every system
+            print(f"written: {path}")
     except OSError as error:
-        raise SystemExit(f"Cannot write to {arguments.out}: {error}. Name another folder with --out.") from None
-    print(f"Written. Next:\n  kaggle kernels push -p {arguments.out}")
+        raise SystemExit(f"Cannot write {path}: {error}") from None
 
 
 if __name__ == "__main__":

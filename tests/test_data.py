@@ -223,6 +223,20 @@ def test_files_that_do_not_belong_together(tmp_path, images, name, array, found)
     assert str(path) in str(caught.value)
 
 
+ON_KAGGLE = {
+    "MNIST": "hojjatk/mnist-dataset", "FashionMNIST": "zalando-research/fashionmnist",
+    "KMNIST": "a dataset of these files",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_without_files_the_error_is_one_line_and_names_the_dataset_to_attach_on_kaggle(tmp_path, variant):
+    with pytest.raises(FileNotFoundError) as caught:
+        load_mnist(tmp_path, variant=variant, download=False)
+    assert str(caught.value).endswith(f"On Kaggle, choose Add Input and attach {ON_KAGGLE[variant]}.")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("error", [None, RuntimeError("no mirror"), OSError(13, "denied"), IncompleteRead(b"half")])
 def test_without_files_the_error_says_which_are_wanted_where_and_why_none_came(tmp_path, monkeypatch, error):
     monkeypatch.setattr(datasets.MNIST, "download", mock.Mock(side_effect=error))

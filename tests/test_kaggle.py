@@ -1,6 +1,6 @@
-"""Kaggle: the folder that kaggle/build.py writes, and its notebook run as Kaggle runs it.
+"""Kaggle and Colab: the single file is what kaggle/build.py makes, and it runs as Kaggle runs it.
 
-An empty working folder, the built notebook alone, papermill as the runner, a read-only input tree, no network.
+An empty working folder, the single file alone, papermill as the runner, a read-only input tree, no network.
 All forms of the files in all places are in test_data.py, without a notebook.
 """
 
@@ -19,10 +19,12 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 from test_data import DATA, write_small_mnist
+from test_release import in_git
 
 ROOT = Path(__file__).parent.parent
-BUILD = ROOT / "kaggle" / "build.py"
+BUILD = "kaggle/build.py"
 NAME = "Variational-Autoencoder.ipynb"
+SINGLE = ROOT / "kaggle" / NAME
 FILES = ("vae_utils.py", "explorer/explorer.py", "explorer/template.html")
 
 # Python runs a module of this name whenever it starts, so it guards the runner and the kernel alike. Their messages
@@ -59,15 +61,24 @@ torch.cuda._lazy_init = no_kernel
 ON_COLAB, QUICK = os.environ.get("RUN_AS") == "colab", os.environ.get("RUN_QUICK", "True")
 
 
-def build(*options, script=BUILD):
-    return subprocess.run([sys.executable, script, *map(str, options)], capture_output=True, encoding="utf-8")
+def build(folder, *options):
+    return subprocess.run([sys.executable, folder / BUILD, *options], capture_output=True, encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def notebook(tmp_path_factory):
-    out = tmp_path_factory.mktemp("kernel")
-    assert build("--user", "x", "--out", out).returncode == 0
-    return nbformat.read(out / NAME, as_version=4)
+def notebook():
+    return nbformat.read(SINGLE, as_version=4)
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """What build.py reads and build.py itself, in a folder in which a test may build and change things."""
+    folder = tmp_path / "some where" / "repository"
+    for name in (BUILD, NAME, *FILES):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    shutil.copytree(ROOT / "images", folder / "images")
+    return folder
 
 
 @pytest.fixture
@@ -79,80 +90,127 @@ def guarded(tmp_path):
     return {**os.environ, "PYTHONPATH": str(tmp_path / "startup"), "ATTEMPTS": str(tmp_path / "attempts")}
 
 
-@pytest.mark.parametrize("dataset", ["hojjatk/mnist-dataset", "zalando-research/fashionmnist"])
-def test_the_folder_holds_two_files_and_every_setting_is_explicit(tmp_path, dataset):
-    out = tmp_path / "some where" / "kernel"  # what `kaggle kernels push -p` is given
-    other = [] if dataset == "hojjatk/mnist-dataset" else ["--dataset", dataset]
-    result = build("--user", "some-body", "--out", out, *other)
-    assert result.returncode == 0 and str(out) in result.stdout, result.stderr
-    assert sorted(path.name for path in out.iterdir()) == [NAME, "kernel-metadata.json"]
-    metadata = json.loads((out / "kernel-metadata.json").read_text(encoding="utf-8"))
+def pictures(notebook):
+    """The pictures that the text cells carry: name -> bytes."""
+    attached = [cell.get("attachments", {}) for cell in notebook.cells]
+    return {name: base64.b64decode(kinds["image/png"]) for each in attached for name, kinds in each.items()}
+
+
+def test_the_committed_file_is_what_build_py_makes_of_todays_files(notebook, repository):
+    """But for the pictures: a run of the notebook on another machine draws them a little differently."""
+    for name, picture in pictures(notebook).items():
+        (repository / "images" / name).write_bytes(picture)
+    assert build(repository).returncode == 0
+    if (repository / "kaggle" / NAME).read_text(encoding="utf-8") != SINGLE.read_text(encoding="utf-8"):
+        pytest.fail(f"{SINGLE.relative_to(ROOT)} is not of today: run `python kaggle/build.py`")
+
+
+@pytest.mark.release
+def test_the_committed_file_shows_the_committed_pictures():
+    shown = pictures(nbformat.reads(in_git(f"kaggle/{NAME}").decode(), as_version=4))
+    assert "manifold.png" in shown
+    old = [name for name, picture in shown.items() if picture != in_git(f"images/{name}")]
+    assert not old, f"{old} are not of today: run `python kaggle/build.py`"
+
+
+def test_with_a_name_a_folder_is_written_too_and_every_setting_is_explicit(repository):
+    assert build(repository).returncode == 0
+    alone = repository / "kaggle" / NAME
+    assert sorted(path.name for path in alone.parent.iterdir()) == [NAME, "build.py"]
+    folder, content = repository / "kaggle" / "kernel", alone.read_bytes()
+    for _ in range(2):  # a second time over the first
+        alone.unlink()
+        result = build(repository, "--user", "some-body")
+        assert result.returncode == 0 and str(folder) in result.stdout, result.stderr
+        assert alone.read_bytes() == (folder / NAME).read_bytes() == content
+    assert sorted(path.name for path in folder.iterdir()) == [NAME, "kernel-metadata.json"]
+    metadata = json.loads((folder / "kernel-metadata.json").read_text(encoding="utf-8"))
     assert metadata.pop("id") == "some-body/" + metadata.pop("title").lower().replace(" ", "-")
-    settings = {"code_file": NAME, "language": "python", "kernel_type": "notebook", "dataset_sources": [dataset]}
-    settings |= {key: False for key in ("enable_gpu", "enable_tpu", "enable_internet")} | {"is_private": True}
+    settings = {"code_file": NAME, "language": "python", "kernel_type": "notebook", "is_private": True}
+    settings |= {key: False for key in ("enable_gpu", "enable_tpu", "enable_internet")}
     settings |= {key: [] for key in ("keywords", "competition_sources", "kernel_sources", "model_sources")}
-    assert metadata == settings
+    assert metadata == settings | {"dataset_sources": ["hojjatk/mnist-dataset"]}
 
 
-def test_the_notebook_is_the_committed_one_behind_folded_cells_without_outputs(notebook):
+def test_it_is_the_notebook_with_folded_cells_before_the_first_import_and_without_a_run(notebook):
     nbformat.validate(notebook)
-    committed = nbformat.read(ROOT / NAME, as_version=4)
-    added, kept = notebook.cells[: -len(committed.cells)], notebook.cells[-len(committed.cells) :]
-    assert added and all(cell.cell_type == "code" and cell.id.startswith("write-") for cell in added)
-    assert all(cell.metadata["_kg_hide-input"] and cell.metadata.jupyter.source_hidden for cell in added)
-    for cell, original in zip(kept, committed.cells, strict=True):
-        source = original.source.replace("](images/", "](attachment:")  # such pictures travel in the cell
+    original = nbformat.read(ROOT / NAME, as_version=4)
+    added = [cell.id.startswith("write-") for cell in notebook.cells]
+    first, last = added.index(True), len(added) - added[::-1].index(True)
+    assert all(added[first:last]) and notebook.cells[first].cell_type == "markdown"
+    assert re.search("^import vae_utils", notebook.cells[last].source, re.MULTILINE)
+    assert not any("vae_utils" in cell.source for cell in notebook.cells[:first] if cell.cell_type == "code")
+    assert notebook.cells[0].source.startswith("# ") and "attachments" in notebook.cells[0]
+    for cell, before in zip(notebook.cells[:first] + notebook.cells[last:], original.cells, strict=True):
+        source = before.source.replace("](images/", "](attachment:")  # such pictures travel in the cell
         line = re.search('^DATA_ROOT = "/kaggle/input" if .* else "data"$', cell.source, re.MULTILINE)
         source = re.sub('^DATA_ROOT = "data".*', line[0] if line else "", source, flags=re.MULTILINE)
-        assert (cell.cell_type, cell.source, cell.metadata) == (original.cell_type, source, original.metadata)
-        for name in re.findall(r"\]\(attachment:([^)]+)\)", source):
-            picture = base64.b64decode(cell.attachments[name]["image/png"])
-            assert picture == (ROOT / "images" / name).read_bytes()
-    assert sum("attachments" in cell for cell in kept) >= 1
-    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
-    assert notebook.metadata == committed.metadata
+        kept = {key: value for key, value in before.metadata.items() if key != "execution"}
+        here = {key: value for key, value in cell.metadata.items() if key != "cellView"}
+        assert (cell.id, cell.cell_type, cell.source, here) == (before.id, before.cell_type, source, kept)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell in code:  # for Colab, JupyterLab and Kaggle; all or none
+        folded = cell.metadata.get("cellView") == "form"
+        assert folded == ("jupyter" in cell.metadata) == ("_kg_hide-input" in cell.metadata)
+        assert not folded or (cell.metadata.jupyter.source_hidden and cell.metadata["_kg_hide-input"])
+        assert folded or not cell.id.startswith("write-")
+        assert not cell.outputs and cell.execution_count is None
+    names = set(re.findall(r"\]\(images/([^)]+)\)", "".join(cell.source for cell in original.cells)))
+    assert names == set(pictures(notebook)) and names
+    assert notebook.metadata == {"kernelspec": original.metadata.kernelspec, "language_info": {"name": "python"}}
+    assert SINGLE.stat().st_size < 1e6  # what a push may send
+
+
+def test_a_run_of_the_notebook_changes_nothing(repository):
+    """The README's first command runs it in place, with any Python; its second is these tests."""
+    assert build(repository).returncode == 0
+    before = (repository / "kaggle" / NAME).read_bytes()
+    run = nbformat.read(repository / NAME, as_version=4)
+    run.metadata.language_info.version = "3.99"
+    for cell in run.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [nbformat.v4.new_output("stream", text="other")], 99
+            cell.metadata["execution"] = {"iopub.status.busy": "later"}
+    nbformat.write(run, repository / NAME)
+    assert build(repository).returncode == 0
+    assert (repository / "kaggle" / NAME).read_bytes() == before
 
 
 # What a text must survive on its way through JSON, IPython and the file system.
-AWKWARD = "r\"\"\"\\\\ \\n, {braces}, `${1}`, %percent, !bang, ?\n\"\"\"\n\n%timeit\n'''ü ζ\n  '''\n\t</script>\\\n"
+AWKWARD = "r\"\"\"\\\\ \\n, {braces}, `${1}`, %percent, !bang, ?\n\"\"\"\n\n%timeit\n'''ü ζ\n  '''\n\t</script>\\\n\n\n"
 
 
-def test_the_first_cells_write_the_files_to_the_byte(tmp_path):
+def test_the_added_cells_write_the_files_to_the_byte(repository, tmp_path):
     """In a copy of the repository whose files hold everything that quoting could damage."""
-    repository = tmp_path / "repository"
-    (repository / "explorer").mkdir(parents=True)
-    shutil.copytree(BUILD.parent, repository / "kaggle")
-    shutil.copytree(ROOT / "images", repository / "images")
-    shutil.copy(ROOT / NAME, repository)
     texts = {name: AWKWARD + (ROOT / name).read_text(encoding="utf-8") + AWKWARD for name in FILES}
     for name, text in texts.items():
         (repository / name).write_bytes(text.encode())
-    assert build("--user", "x", script=repository / "kaggle" / "build.py").returncode == 0
-    notebook = nbformat.read(repository / "kaggle" / "kernel" / NAME, as_version=4)
+    assert build(repository).returncode == 0
+    notebook = nbformat.read(repository / "kaggle" / NAME, as_version=4)
     notebook.cells = [cell for cell in notebook.cells if cell.id.startswith("write-")]
+    (tmp_path / "explorer").mkdir()  # as when they are run again
     NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}}).execute()
     for name, text in texts.items():
         assert (tmp_path / name).read_bytes().replace(b"\r\n", b"\n") == text.encode()
-    committed = (repository / NAME).read_text(encoding="utf-8")
-    (repository / NAME).write_text(committed.replace("DATA_ROOT = ", "FOLDER = "), encoding="utf-8")
-    result = build("--user", "x", script=repository / "kaggle" / "build.py")
-    assert result.returncode == 1 and "DATA_ROOT" in result.stderr and "Traceback" not in result.stderr
 
 
-REFUSED = [
-    *(({"--user": user}, 2, "letters, digits") for user in ("", "some body", "a/b", "naïve", "x;y")),
-    ({"--dataset": "mnist-in-csv"}, 2, "OWNER/NAME"),
-    ({"--out": "file"}, 1, "Cannot write to .*file.*--out"),
-]
+@pytest.mark.parametrize("user", ["", "some body", "a/b", "naïve", "x;y"])
+def test_a_name_that_kaggle_cannot_have_is_refused_and_nothing_written(repository, user):
+    result = build(repository, f"--user={user}")
+    assert result.returncode == 2 and "letters, digits" in result.stderr and "Traceback" not in result.stderr
+    assert [path.name for path in (repository / "kaggle").iterdir()] == ["build.py"]
 
 
-@pytest.mark.parametrize(("options", "code", "message"), REFUSED)
-def test_what_cannot_be_pushed_or_written_is_refused_in_one_clear_line(tmp_path, options, code, message):
-    (tmp_path / "file").write_text("in the way", encoding="utf-8")
-    options = {"--user": "x", "--out": "new", **options}
-    result = build(*(f"{name}={tmp_path / value if name == '--out' else value}" for name, value in options.items()))
-    assert result.returncode == code and re.search(message, result.stderr) and "Traceback" not in result.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+@pytest.mark.parametrize(("there", "instead", "message"), [
+    ("DATA_ROOT = ", "FOLDER = ", "DATA_ROOT"),
+    ("import vae_utils", "import vae", "imports vae_utils"),
+])  # fmt: skip
+def test_a_notebook_without_the_place_for_a_change_is_refused_in_one_line(repository, there, instead, message):
+    text = (repository / NAME).read_text(encoding="utf-8").replace("from explorer", "from page")
+    text = text.replace(there, instead).replace('"# ', '"import vae_utils\\n# ', 1)  # a text may say it
+    (repository / NAME).write_text(text, encoding="utf-8")
+    result = build(repository)
+    assert result.returncode == 1 and message in result.stderr and len(result.stderr.splitlines()) == 1
 
 
 def test_the_guard_lets_nothing_out(guarded, tmp_path):
@@ -187,8 +245,10 @@ def run_on_kaggle(notebook, tmp_path, guarded, card=""):
     assert result.returncode == 0, result.stderr
     assert {tree, *tree.rglob("*")} == set(modes)
     assert (tmp_path / "attempts").read_text() == "" and not list(working.rglob("*.gz"))  # nothing was downloaded
-    for name in FILES:
-        assert (working / name).read_bytes().replace(b"\r\n", b"\n") == (ROOT / name).read_text("utf-8").encode()
+    for cell in notebook.cells:
+        if cell.source.startswith("%%writefile "):
+            line, text = cell.source.split("\n", 1)
+            assert (working / line.split()[1]).read_text(encoding="utf-8") == text
     return nbformat.read(working / "out.ipynb", as_version=4).cells
 
 

@@ -106,7 +106,6 @@ def recorded():
 
 
 def test_every_decimal_figure_in_the_readme_stands_in_the_notebook_or_is_a_recorded_measurement(notebook, readme):
-    readme = re.sub(r"(?s)## Versions\n.*?\n## ", "", readme)  # numbers of versions are no results
     assert decimals(readme) <= decimals(printed(notebook)) | recorded()
 
 
@@ -147,7 +146,8 @@ def test_the_notebook_is_short_and_small_enough_to_be_shown(notebook, prose):
 
 
 def test_the_pictures_that_the_text_shows_exist_and_the_animated_one_is_small(prose, readme):
-    pictures = set(re.findall(r"\]\((images/[^)]+)\)", prose + readme))
-    assert {"images/learning.png", "images/explorer.png"} <= pictures
+    pictures = set(re.findall(r"\]\((images/[^)]+)\)|src=\"(images/[^\"]+)\"", prose + readme))
+    pictures = {name for pair in pictures for name in pair if name}
+    assert {"images/learning.png", "images/manifold.png", "images/explorer.png"} <= pictures
     sizes = {picture: len(in_git(picture)) for picture in pictures}
     assert sizes["images/learning.png"] < 500_000

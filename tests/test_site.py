@@ -1,17 +1,19 @@
 """The website: it is built without PyTorch, every link leads somewhere, and a browser shows all of it at every width.
 
-It is served below a folder, as GitHub Pages does it. No test has a network: MathJax is answered by an empty file.
+It is served below a folder, as GitHub Pages does it. No page may ask for anything from elsewhere.
 """
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 import threading
 from functools import partial
+from html import unescape
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import nbformat
 import pytest
@@ -20,74 +22,124 @@ from bs4 import BeautifulSoup
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "tools" / "build_site.py"
 NOTEBOOK = nbformat.read(ROOT / "Variational-Autoencoder.ipynb", as_version=4)
-MATHJAX = "https://cdnjs.cloudflare.com/ajax/libs/mathjax/"
+CODE = [cell for cell in NOTEBOOK.cells if cell.cell_type == "code"]
+FOLDED = {cell.id for cell in CODE if cell.metadata.get("jupyter", {}).get("source_hidden")}
+PROSE = "\n\n".join(cell.source for cell in NOTEBOOK.cells if cell.cell_type == "markdown")
+SITE = runpy.run_path(SCRIPT)
+GITHUB = {"GITHUB_SERVER_URL": "https://github.com", "GITHUB_REPOSITORY": "ada/digits", "GITHUB_REF_NAME": "trunk"}
 
-# Runs a script as the workflow does, where nothing but nbconvert is installed.
+# Runs a script as the workflow does, where only nbconvert and ziamath are installed.
 BARE = """import runpy, sys
 sys.modules.update(dict.fromkeys(["torch", "numpy", "matplotlib", "IPython", "vae_utils"]))
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")"""
 
 
-def build(folder):
-    return subprocess.run([sys.executable, "-c", BARE, SCRIPT, folder], capture_output=True, text=True)
+def build(folder, **variables):
+    environment = {name: value for name, value in os.environ.items() if name not in GITHUB} | variables
+    command = [sys.executable, "-c", BARE, SCRIPT, folder]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("server") / "repository"
-    result = build(folder)
+    result = build(folder, **GITHUB)
     assert (result.returncode, result.stderr) == (0, "") and str(folder / "index.html") in result.stdout
     return folder
 
 
+def read(path):
+    return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+
+
 @pytest.fixture(scope="module")
 def pages(site):
-    return {path: BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser") for path in site.rglob("*.html")}
+    return {path: read(path) for path in site.rglob("*.html")}
+
+
+@pytest.fixture(scope="module")
+def article(site, pages):
+    return pages[site / "notebook.html"]
 
 
 def links(page):
-    return [tag[name] for name in ("href", "src", "srcset") for tag in page.find_all(attrs={name: True})]
+    return [tag[name] for name in ("href", "src") for tag in page.find_all(attrs={name: True})]
 
 
 def test_every_link_leads_to_a_file_or_an_anchor(site, pages):
     broken, reached = [], {site / "index.html"}
     for path, page in pages.items():
         for place in map(urlsplit, links(page)):
-            if place.scheme in ("https", "data"):
+            if place.scheme:
                 continue
             target = Path(os.path.normpath(path.parent / unquote(place.path))) if place.path else path
             reached.add(target)
-            anchored = not place.fragment or (target in pages and pages[target].find(id=unquote(place.fragment)))
+            state = target.name == "explorer.html" and {"view"} <= parse_qs(place.fragment, strict_parsing=True).keys()
+            anchored = not place.fragment or state or pages[target].find(id=unquote(place.fragment))
             if not target.is_file() or not anchored:
                 broken.append((path.name, place))
     assert broken == []
     assert {path for path in site.rglob("*") if path.is_file()} == reached, "there is a file that nothing links to"
-    assert not [path for path in reached if path.suffix in (".ipynb", ".md", ".py")], "browsers do not show these"
+    assert not [path for path in reached if path.suffix in (".md", ".py")], "browsers do not show these"
 
 
-def test_start_page_notebook_and_explorer_lead_to_each_other(site, pages):
-    wanted = {"notebook.html", "explorer/explorer.html", "images/learning.png"}
-    assert wanted <= {*links(pages[site / "index.html"])}
-    assert "explorer/explorer.html" in links(pages[site / "notebook.html"])
+def test_every_page_leads_to_the_start_page_which_leads_to_notebook_and_explorer(site, pages):
+    assert {"notebook.html", "explorer/explorer.html"} <= {*links(pages[site / "index.html"])}
     for path in pages.keys() - {site / "index.html", site / "explorer" / "explorer.html"}:
         assert Path(os.path.relpath(site / "index.html", path.parent)).as_posix() in links(pages[path]), path
 
 
-def test_pages_have_a_language_and_describe_their_pictures(pages):
+def test_the_repository_is_named_where_it_is_known_and_nothing_stands_in_for_it(site, pages, tmp_path, monkeypatch):
+    single_file = "kaggle/Variational-Autoencoder.ipynb"
+    colab = f"https://colab.research.google.com/github/ada/digits/blob/trunk/{single_file}"
+    start = pages[site / "index.html"]
+    assert {colab, single_file, "https://github.com/ada/digits"} <= {*links(start)} and (site / single_file).is_file()
+    assert "git clone --depth 1 https://github.com/ada/digits\ncd digits && pip install" in start.pre.text
+    for name in GITHUB:
+        monkeypatch.delenv(name, raising=False)
+    SITE["build"](tmp_path)
+    local = [read(tmp_path / name) for name in ("index.html", "notebook.html")]
+    words = [word for word in ("git clone", "None", "{{") if word in local[0].text]
+    assert single_file in links(local[0]) and words == []
+    outside = {urlsplit(link).hostname for page in local for link in links(page)}
+    assert not outside & {"github.com", "colab.research.google.com"} and "arxiv.org" in outside
+
+
+def test_the_article_has_the_stored_figures_and_every_picture_is_described(article, pages):
+    outputs = [output.get("data", {}) for cell in CODE for output in cell.outputs]
+    figures = [f"data:image/png;base64,{data['image/png'].strip()}" for data in outputs if "image/png" in data]
+    assert [link for link in links(article) if link.startswith("data:image")] == figures and len(figures) > 10
     assert {page.html.get("lang") for page in pages.values()} == {"en"}
-    described = [picture.get("alt", "") for page in pages.values() for picture in page.find_all("img")]
-    assert len(described) > 10 and not [text for text in described if not text or text.startswith("No description")]
+    assert not [picture for page in pages.values() for picture in page.find_all("img") if not picture.get("alt")]
 
 
-def test_the_notebook_has_its_stored_figures_and_its_formulas(site, pages):
-    page = pages[site / "notebook.html"]
-    outputs = [output.get("data", {}) for cell in NOTEBOOK.cells for output in cell.get("outputs", [])]
-    figures = [f"data:image/png;base64,{data['image/png']}".strip() for data in outputs if "image/png" in data]
-    assert [link.strip() for link in links(page) if link.startswith("data:image")] == figures and len(figures) > 10
-    text = "".join(cell.source for cell in NOTEBOOK.cells if cell.cell_type == "markdown")
-    formulas = re.findall(r"\$\$.+?\$\$|\$[^$]+\$", text, re.DOTALL)
-    assert [formula for formula in formulas if formula not in page.text] == [] and len(formulas) > 50
+def test_the_article_has_every_formula_heading_and_printed_line(article):
+    formulas = [re.sub(r"^\$+|\$+$", "", found).strip() for found in re.findall(r"\$\$.+?\$\$|\$[^$]+\$", PROSE, re.S)]
+    assert [drawing["aria-label"] for drawing in article.select("main svg")] == formulas and len(formulas) > 50
+    headings = [line.lstrip("# ") for line in PROSE.splitlines() if re.match("##? ", line)]
+    assert [heading.text for heading in article.select("main h1, main h2")] == headings
+    assert [link.text for link in article.select("nav a")] == headings[1:]
+    printed = [output.text.strip() for cell in CODE for output in cell.outputs if output.output_type == "stream"]
+    assert {*printed} <= {pre.text.strip() for pre in article.select("pre.printed")}
+
+
+def test_a_formula_is_drawn_with_its_own_letters_or_stops_the_build():
+    letters = r"\mathbb R", r"\mathbb E", r"\mathcal N", "R", "E", "N"
+    glyphs = [re.search('<use href="[^"]+"', SITE["formula"](letter, inline=True))[0] for letter in letters]
+    assert len({*glyphs}) == len(letters), "two letters look the same"
+    with pytest.raises(SystemExit, match="notacommand"):
+        SITE["formula"](r"\notacommand{x}", inline=True)
+
+
+def test_a_missing_cell_and_a_folder_that_cannot_be_written_are_named_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(SITE["LIVE"], "no-such-cell", ("view=dots", "nothing"))
+    with pytest.raises(SystemExit, match=r"^Variational-Autoencoder.ipynb has no cell no-such-cell: .*$"):
+        SITE["as_notebook"](SITE["NOTEBOOK"])
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sys, "argv", ["build_site.py", str(tmp_path / "file" / "site")])
+    with pytest.raises(SystemExit, match=f"^Cannot write the site to {re.escape(sys.argv[1])}: .*$"):
+        SITE["main"]()
 
 
 @pytest.fixture(scope="module")
@@ -103,48 +155,119 @@ def address(site):
     server.server_close()
 
 
+@pytest.fixture
+def open_window(browser, address):
+    """A new window. At the end of the test none may have had a message, or have asked for anything from elsewhere."""
+    faults, contexts = [], []
+
+    def open_window(width, height=800, **options):
+        contexts.append(browser.new_context(viewport={"width": width, "height": height}, **options))
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: faults.append(message.text))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("request", lambda request: request.url.startswith((address, "data:")) or faults.append(request.url))
+        return page
+
+    yield open_window
+    for context in contexts:
+        context.close()
+    assert faults == []
+
+
 # What ends to the right of the window, and no box around it can be scrolled to show it.
-CUT_OFF = """width => [...document.querySelectorAll("body *")].filter(e => {
+CUT_OFF = """width => [...document.querySelectorAll("body *:not(svg *)")].filter(e => {
     if (e.getBoundingClientRect().right <= width + 1) return false;
     do e = e.parentElement; while (e && getComputedStyle(e).overflowX === "visible");
     return !e || getComputedStyle(e).overflowX === "hidden";
 }).map(e => e.outerHTML.slice(0, 99))"""
+# Pictures that are missing, blurred or too small to read; formulas without a size.
+BAD_PICTURES = """() => [...document.querySelectorAll("img, main svg")].filter(e => {
+    const { width, height } = e.getBoundingClientRect();
+    if (e.tagName !== "IMG") return width < 4 || height < 4;
+    const least = e.closest(".picture") ? 0.7 * e.getAttribute("width") : 100;
+    return !e.naturalWidth || width > e.naturalWidth + 1 || width < least;
+}).map(e => e.outerHTML.slice(0, 99))"""
+# Text whose contrast to what is behind it is below 4.5.
+FAINT = """() => {
+    const channels = colour => colour.match(/[\\d.]+/g).map(Number);
+    const light = colour => channels(colour).slice(0, 3).map(v => v / 255)
+        .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+    const behind = e => channels(getComputedStyle(e).backgroundColor)[3] === 0 ? behind(e.parentElement)
+        : getComputedStyle(e).backgroundColor;
+    return [...document.querySelectorAll("body *")].filter(e => {
+        if (!e.checkVisibility() || ![...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())) return false;
+        const [low, high] = [light(getComputedStyle(e).color), light(behind(e))].sort((a, b) => a - b);
+        return (high + 0.05) / (low + 0.05) < 4.5;
+    }).map(e => e.outerHTML.slice(0, 99));
+}"""
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (768, "dark"), (1280, "light")])
-def test_a_browser_shows_everything_at_every_width(width, scheme, site, pages, address, browser):
-    faults, formulas = [], []
-
-    def answer(route):
-        url = route.request.url
-        if url.startswith(address):
-            return route.continue_()
-        (formulas if url.startswith(MATHJAX) else faults).append(url)
-        return route.fulfill(status=200, content_type="text/javascript", body="")
-
-    with browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme) as context:
-        context.route("**/*", answer)
-        page = context.new_page()
-        page.on("console", lambda message: faults.append(message.text))
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        for name in sorted(path.relative_to(site).as_posix() for path in pages):
-            page.goto(address + name)
-            assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{name} scrolls sideways"
-            missing = "[...document.images].filter(image => !image.naturalWidth).map(image => image.src.slice(0, 99))"
-            assert page.evaluate(missing) == [] and page.evaluate(CUT_OFF, width) == [], name
-            shade = page.evaluate("getComputedStyle(document.body).backgroundColor").split("(")[1].split(",")[0]
-            assert (int(shade) > 128) == (scheme == "light"), name
-            if name == "notebook.html":
-                (frame,) = page.frames[1:]
-                frame.wait_for_function("window.explorer")
-                answers = """[...document.querySelectorAll("details")].map(
-                    e => e.textContent.length - e.querySelector("summary").textContent.length)"""
-                assert min(page.evaluate(answers)) > 20, "an answer is not folded away with its question"
-    assert faults == [] and formulas
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (768, "dark"), (1280, "light"), (1440, "dark")])
+def test_a_browser_shows_everything_at_every_width(width, scheme, site, pages, address, open_window):
+    page = open_window(width, 720, color_scheme=scheme)
+    some = ["index.html", "README.md.html", "notebook.html"]
+    names = some if width > 390 else sorted({path.relative_to(site).as_posix() for path in pages} - {*some}) + some
+    for name in names:
+        page.goto(address + name)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{name} scrolls sideways"
+        assert page.evaluate(CUT_OFF, width) == [], name
+        shade = page.evaluate("getComputedStyle(document.body).backgroundColor").split("(")[1].split(",")[0]
+        assert (int(shade) > 128) == (scheme == "light"), name
+        if name in some:
+            assert page.evaluate(BAD_PICTURES) == [] and page.evaluate(FAINT) == [], name
+        if name == "index.html" and width > 1000:
+            assert page.evaluate("document.documentElement.scrollHeight") <= 720, "the start page is one screen"
+    assert page.locator("#contents").get_attribute("open") == (None if width < 1000 else "")
+    paragraph = page.locator("main > p").first
+    characters = paragraph.evaluate("e => e.clientWidth / parseFloat(getComputedStyle(e).fontSize)")
+    assert 18 < characters < 40 and paragraph.evaluate("e => getComputedStyle(e).fontSize") == "18px"
 
 
-def test_a_folder_that_cannot_be_written_is_named_in_one_line(tmp_path):
-    (tmp_path / "file").touch()
-    result = build(tmp_path / "file" / "site")
-    assert result.returncode == 1 and result.stderr.startswith(f"Cannot write the site to {tmp_path / 'file' / 'site'}")
-    assert result.stderr.count("\n") == 1
+def test_one_switch_shows_all_code_but_what_the_notebook_folds(address, open_window):
+    page = open_window(1280)
+    page.goto(address + "notebook.html")
+    shown = """[...document.querySelectorAll("details.code[open] summary")].map(e => e.textContent.split(": ")[1])"""
+    assert page.evaluate(shown) == []
+    page.locator("summary", has_text="Code: diagram").click()
+    page.locator("#code").press("Enter")
+    assert {*page.evaluate(shown)} == {cell.id for cell in CODE} - FOLDED | {"diagram"} and FOLDED
+    assert page.evaluate(FAINT) == []
+    page.locator("#code").press("Enter")
+    assert page.evaluate(shown) == ["diagram"]
+
+
+# Nothing is hidden in the frame, and nothing in it has to be scrolled.
+FITS = """innerHeight === document.documentElement.scrollHeight && innerHeight > 300 && innerHeight < 3000
+    && innerWidth === document.documentElement.scrollWidth"""
+
+
+def test_the_explorer_comes_alive_beside_a_picture_and_its_frame_is_as_tall_as_its_content(address, open_window):
+    page, asked = open_window(1280, reduced_motion="reduce"), []
+    page.on("request", lambda request: "explorer.html" in request.url and asked.append(request.url.split("#")[0]))
+    page.goto(address + "notebook.html")
+    figures = page.locator("figure:has(figcaption)").all()
+    assert len(figures) == len(SITE["LIVE"]) > 4 and asked == []
+    for place in (0, 1, -1):  # both parts beside a picture, one part, and without a picture
+        figure, (state, text) = figures[place], [*SITE["LIVE"].values()][place]
+        figure.scroll_into_view_if_needed()
+        if live := figure.get_by_role("button", name="Live").all():
+            live[0].press("Enter")
+        assert figure.locator("iframe").get_attribute("src") == f"{address}explorer/explorer.html#{state}"
+        assert figure.locator("iframe").get_attribute("title") == text and figure.locator("img:visible").count() == 0
+        frame = figure.locator("iframe").element_handle().content_frame()
+        for width in (1280, 390):
+            page.set_viewport_size({"width": width, "height": 800})
+            frame.wait_for_function(f"window.explorer && {FITS}")
+        for picture in figure.get_by_role("button", name="Picture").all():
+            picture.press("Enter")
+            assert figure.locator("img").is_visible() and figure.locator("iframe").count() == 0
+    assert {*asked} == {address + "explorer/explorer.html"}
+
+
+def test_without_javascript_the_pictures_stand_and_lead_to_the_explorer(address, open_window):
+    page = open_window(390, java_script_enabled=False)
+    page.goto(address + "notebook.html")
+    states = [link.get_attribute("href").split("#")[1] for link in page.locator("figure a").all()]
+    assert [unescape(state) for state in states] == [state for state, _ in SITE["LIVE"].values()]
+    assert all(picture.is_visible() for picture in page.locator("img").all()) and page.locator("iframe").count() == 0

@@ -1,29 +1,123 @@
-"""Write the website: a start page, the notebook as it is stored, the explorer, and every file that these link to.
+"""Write the website: a start page, the notebook as an article, the explorer, and every file that these link to.
 
-    pip install nbconvert
+    pip install nbconvert ziamath
     python tools/build_site.py [FOLDER]
 
-Nothing is run and nothing is downloaded. Links in the repository stay links in the site, wherever the site is served.
+Nothing is run and nothing is downloaded: the article shows the outputs that the notebook has stored, and its formulas
+are drawn here, so no page asks for anything from elsewhere. Links in the repository stay links in the site, wherever it
+is served. On GitHub, whose workflows say in GITHUB_... which repository they build, the pages link to that as well.
 """
 
 import argparse
+import base64
+import os
 import re
 import shutil
+import struct
+from functools import cache
+from html import escape, unescape
 from pathlib import Path, PurePosixPath
 from posixpath import normpath
 from urllib.parse import unquote
 
 import nbformat
-from nbconvert import HTMLExporter
+import ziamath
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
 
 ROOT = Path(__file__).resolve().parent.parent
-TEMPLATES = ROOT / "tools" / "pages"
 NOTEBOOK = PurePosixPath("Variational-Autoencoder.ipynb")
 START = PurePosixPath("index.html")
-# Formulas need MathJax, and who reads the site is online. nbconvert's own address asks for the newest version first.
-MATHJAX = "https://cdnjs.cloudflare.com/ajax/libs/mathjax/2.7.7/MathJax.js?config=TeX-AMS_CHTML-full,Safe"
+EXPLORER = PurePosixPath("explorer/explorer.html")
+SINGLE_FILE = PurePosixPath("kaggle/Variational-Autoencoder.ipynb")  # the notebook with all that it imports
+
+# Cells of the notebook beside whose picture the explorer can be opened: in which state, and what to do there.
+LIVE = {
+    "loss-picture": ("view=loss&digit=147", "This 4 comes back as a 9. Take another digit, or draw one."),
+    "learning": ("view=learning&part=plane", "Move through the epochs by hand, and see what the codes do."),
+    "map": ("view=dots&part=plane", "Move over the map: the decoder paints what it makes of each place."),
+    "manifold": ("view=digits&part=plane", "Move over the plane, in steps as small as you like."),
+    "walk": ("view=dots&part=plane&walk=0.9,1.3,1.2,-0.6", "Walk along the line, or choose two points of your own."),
+    "explorer": ("view=dots", "The model of this page, in your browser."),
+}
+
+FONT_SIZE = 18  # pixels; the formulas are drawn for it, and their sizes are then given in em
 LINK = re.compile(r'\b(href|src|srcset)="([^":#]+)(#[^"]*)?"')  # no colon: links to elsewhere have one
+HEADING = re.compile(r'<h([12]) id="([^"]+)">(.*?)</h\1>')
+
+
+class Renderer(IPythonRenderer):
+    """Markdown as HTML: headings with GitHub's anchors, wide tables that scroll by themselves, formulas as pictures."""
+
+    def heading(self, text: str, level: int, **_: object) -> str:
+        words = unescape(re.sub("<[^>]+>", "", text)).lower()
+        anchor = re.sub(r"[^\w -]", "", words).replace(" ", "-")
+        return f'<h{level} id="{anchor}">{text}</h{level}>\n'
+
+    def table(self, text: str) -> str:
+        return f'<div class="scroll"><table>{text}</table></div>\n'
+
+    def inline_math(self, body: str) -> str:
+        return formula(body, inline=True)
+
+    def block_math(self, body: str) -> str:
+        return f'<span class="scroll block">{formula(body, inline=False)}</span>'
+
+
+@cache
+def formula(latex: str, *, inline: bool) -> str:
+    """The formula as a drawing in the colour of the text around it."""
+    known = re.sub(r"\\mathbb (\w)", r"\\mathbb{\1}", latex.replace("{aligned}", "{align*}"))  # as ziamath knows them
+    drawing = ziamath.Latex(known, size=FONT_SIZE, inline=inline, color="currentColor")
+    if "\\" in drawing.mathmlstr():
+        raise SystemExit(f"ziamath does not know a command of the formula {latex.strip()}")
+    svg = drawing.svg()
+    box = re.search(r'viewBox="([^"]+)"', svg)[1]
+    _, top, width, height = (float(number) / FONT_SIZE for number in box.split())  # the baseline is at 0
+    style = f"width: {width:.3f}em; height: {height:.3f}em; vertical-align: {-top - height:.3f}em"
+    start = f'<svg role="img" aria-label="{escape(latex.strip())}" style="{style}" viewBox="{box}">'
+    return start + svg.split(">", 1)[1]
+
+
+def markdown(source: str) -> Markup:
+    html = MarkdownWithMath(renderer=Renderer(escape=False)).render(source)
+    # No line begins with the comma behind a formula.
+    html = re.sub(r'(<svg role="img"(?:(?!</svg>).)*</svg>)([,.;:?)]+)', r'<span class="whole">\1\2</span>', html)
+    # An anchor of its own above a heading becomes the heading's.
+    return Markup(re.sub(r'<p><a id="([^"]+)"></a></p>\s*<h(\d) id="[^"]+"', r'<h\2 id="\1"', html))
+
+
+def python(source: str) -> Markup:
+    return Markup(highlight(source, PythonLexer(), HtmlFormatter()))
+
+
+def share_glyphs(html: str) -> str:
+    """Every formula brings the shapes of its letters: keep each of them once, before everything else."""
+    symbol = re.compile(r'<symbol id="([^"]+)"[^>]*?(?:/>|>.*?</symbol>)', re.DOTALL)
+    glyphs = {match[1]: match[0] for match in symbol.finditer(html)}
+    drawings = f'<svg aria-hidden="true" width="0" height="0" class="glyphs">{"".join(glyphs.values())}</svg>'
+    return symbol.sub("", html).replace("<body>", f"<body>\n{drawings}" if glyphs else "<body>", 1)
+
+
+def repository() -> dict[str, str] | None:
+    """The repository on GitHub, if a workflow of it builds the site."""
+    server, name, branch = (os.environ.get(f"GITHUB_{key}") for key in ("SERVER_URL", "REPOSITORY", "REF_NAME"))
+    if not (server and name and branch):
+        return None
+    colab = f"https://colab.research.google.com/github/{name}/blob/{branch}/{SINGLE_FILE}"
+    return {"url": f"{server}/{name}", "folder": name.split("/")[-1], "colab": colab}
+
+
+def picture_size(output: nbformat.NotebookNode) -> tuple[int, int]:
+    """Width and height in which to show a stored picture: as the notebook says, else its own."""
+    said = output.metadata.get("image/png", {})
+    own = struct.unpack(">II", base64.b64decode(output.data["image/png"][:32])[16:])
+    return said.get("width", own[0]), said.get("height", own[1])
 
 
 def site_path(path: PurePosixPath) -> PurePosixPath:
@@ -34,17 +128,15 @@ def site_path(path: PurePosixPath) -> PurePosixPath:
 
 
 def as_notebook(path: PurePosixPath) -> nbformat.NotebookNode:
-    """A file that becomes a page, as a notebook with a title."""
+    """A file that becomes a page, as a notebook."""
     text = (ROOT / path).read_text(encoding="utf-8")
-    if path == NOTEBOOK:
-        notebook = nbformat.reads(text, as_version=4)
-    elif path.suffix == ".py":
-        notebook = new_notebook(cells=[new_markdown_cell(f"# {path.name}"), new_code_cell(text)])
-    else:
-        notebook = new_notebook(cells=[new_markdown_cell(text)])
-    notebook.metadata.title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
-    # IPython's own lexer would need IPython, and the notebook has no magic command that Python's does not know.
-    notebook.metadata.language_info = {"name": "python", "pygments_lexer": "python3"}
+    if path.suffix == ".py":
+        return new_notebook(cells=[new_markdown_cell(f"# {path.name}"), new_code_cell(text)])
+    if path.suffix == ".md":
+        return new_notebook(cells=[new_markdown_cell(text)])
+    notebook = nbformat.reads(text, as_version=4)
+    for cell in LIVE.keys() - {cell.id for cell in notebook.cells}:
+        raise SystemExit(f"{path} has no cell {cell}: mend LIVE in tools/build_site.py.")
     return notebook
 
 
@@ -55,6 +147,8 @@ def follow_links(html: str, source: PurePosixPath) -> tuple[str, list[PurePosixP
     def rewrite(match: re.Match) -> str:
         attribute, link, anchor = match.groups(default="")
         target = PurePosixPath(normpath(source.parent / unquote(link)))
+        if target == START:
+            return match[0]
         if (ROOT / target).is_dir():  # a web server has no page for it; without href the words are no link
             return 'title="a folder of the repository"'
         if not (ROOT / target).is_file():
@@ -66,14 +160,14 @@ def follow_links(html: str, source: PurePosixPath) -> tuple[str, list[PurePosixP
 
 
 def build(folder: Path) -> None:
-    exporter = HTMLExporter(
-        template_file=str(TEMPLATES / "notebook.html.j2"),
-        mathjax_url=MATHJAX,
-        exclude_anchor_links=True,
-        exclude_input_prompt=True,  # on a telephone they take a quarter of the width
-        exclude_output_prompt=True,
+    templates = Environment(
+        loader=FileSystemLoader(ROOT / "tools" / "pages"), autoescape=True, trim_blocks=True, undefined=StrictUndefined
     )
-    html, waiting = follow_links((TEMPLATES / "start.html").read_text(encoding="utf-8"), START)
+    templates.filters |= {"markdown": markdown, "python": python, "picture_size": picture_size}
+    templates.globals |= {"repository": repository(), "explorer": EXPLORER, "notebook": NOTEBOOK, "live": LIVE}
+    templates.globals |= {"single_file": SINGLE_FILE if (ROOT / SINGLE_FILE).is_file() else None}
+
+    html, waiting = follow_links(templates.get_template("start.html").render(), START)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / START).write_text(html, encoding="utf-8")
     done = set()
@@ -87,11 +181,13 @@ def build(folder: Path) -> None:
         if site_path(path) == path:
             shutil.copyfile(ROOT / path, target)
             continue
-        page, _ = exporter.from_notebook_node(as_notebook(path))
+        cells = as_notebook(path).cells
+        headings = HEADING.findall("".join(markdown(cell.source) for cell in cells if cell.cell_type == "markdown"))
+        up = "../" * (len(path.parts) - 1)
+        page = templates.get_template("article.html").render(path=path, up=up, cells=cells, headings=headings)
         html, files = follow_links(page, path)
         waiting += files
-        back = f'<nav><a href="{"../" * (len(path.parts) - 1)}{START}">Start page</a></nav>'
-        target.write_text(html.replace("<main>", f"{back}\n<main>", 1), encoding="utf-8")
+        target.write_text(share_glyphs(html), encoding="utf-8")
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
     python3.10 tools/try_versions.py oldest           all tests, the oldest versions that requirements.txt allows
     python3.14 tools/try_versions.py newest           all tests, the newest versions
-    python3.12 tools/try_versions.py kaggle           the single file of kaggle/build.py, Kaggle's versions, QUICK
+    python3.12 tools/try_versions.py kaggle           the single file in kaggle/ with Kaggle's versions, QUICK
     python3.13 tools/try_versions.py colab --full     the same with Colab's, not QUICK
 
 The Python that runs this file is the one that is tried. The environment lies in a temporary folder and is removed at
@@ -22,12 +22,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# What these two install for everybody, read in August 2026; Python there is 3.12.13 and 3.13.15.
+# What these two install for everybody, read in August 2026; Python there is 3.12.13 and 3.13.15. SciPy and Pillow are
+# those of Colab's list of June 2026: a newer SciPy warns of an option that scikit-learn 1.6.1 passes to it.
 INSTALLED = {
-    "kaggle": "torch==2.10.0 torchvision==0.25.0 numpy==2.0.2 matplotlib==3.10.0 scikit-learn==1.6.1 tqdm==4.67.3 "
-    "ipywidgets==8.1.5 nbconvert==6.4.5 ipython==7.34.0 ipykernel==6.17.1",
-    "colab": "torch==2.11.0 torchvision==0.26.0 numpy==2.1.3 matplotlib==3.10.0 scikit-learn==1.6.1 tqdm==4.67.3 "
-    "ipywidgets==7.7.1 nbconvert==7.17.1 ipython==7.34.0 ipykernel==6.17.1",
+    "kaggle": "torch==2.10.0 torchvision==0.25.0 numpy==2.0.2 matplotlib==3.10.0 scikit-learn==1.6.1 scipy==1.16.3 "
+    "pillow==11.3.0 tqdm==4.67.3 ipywidgets==8.1.5 nbconvert==6.4.5 ipython==7.34.0 ipykernel==6.17.1",
+    "colab": "torch==2.11.0 torchvision==0.26.0 numpy==2.1.3 matplotlib==3.10.0 scikit-learn==1.6.1 scipy==1.16.3 "
+    "pillow==11.3.0 tqdm==4.67.3 ipywidgets==7.7.1 nbconvert==7.17.1 ipython==7.34.0 ipykernel==6.17.1",
 }
 WHOLE = "tests/test_kaggle.py::test_the_whole_notebook_on_the_default_dataset"
 HEADLINES = r"(?m)^(\d+ of \d+ epochs in|standard prior|learned prior).*"  # how each training ended

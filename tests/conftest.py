@@ -12,6 +12,8 @@ import matplotlib
 import pytest
 from hypothesis import settings
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # two processes on two cores; read when PyTorch is first imported, below
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 matplotlib.use("Agg")
 settings.register_profile("same every time", derandomize=True, deadline=None, database=None)
 settings.load_profile("same every time")

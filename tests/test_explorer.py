@@ -347,16 +347,16 @@ def test_drawn_digits_come_back_as_themselves(open_page):
     script = """all => all.map(strokes => {
         const x = explorer.imageOfStrokes(strokes);
         return [[...x], [...explorer.pictureOf(explorer.encode(x).mu)]]; })"""
-    right = []
+    slanted = []
     for digit, strokes in STROKES.items():
         draw(page, digit)
         votes = round(15 * plane.predict_proba([state(page, "[...posterior.mu]")]).max())  # by the codes of the page
         assert f"{votes} of the 15 nearest test digits" in page.inner_text("#x-text")
         use(page, "#clear")
-        slants = np.linspace(-0.2, 0.4, 13)
-        slanted = [[[[x + slant * (0.5 - y), y] for x, y in stroke] for stroke in strokes] for slant in slants]
-        right += [judge.predict(pair) == digit for pair in page.evaluate(script, slanted)]
-    drawings, reconstructions = np.mean(right, axis=0)
+        for slant in np.linspace(-0.2, 0.4, 13):
+            slanted.append([[[x + slant * (0.5 - y), y] for x, y in stroke] for stroke in strokes])
+    named = judge.predict(np.reshape(page.evaluate(script, slanted), (-1, 784))).reshape(-1, 2)  # of both in each pair
+    drawings, reconstructions = np.mean(named == np.repeat(range(10), 13)[:, None], axis=0)
     assert drawings > 0.95 and reconstructions > 0.75
 
 
@@ -636,6 +636,9 @@ def test_everything_can_be_done_from_the_keyboard(page):
     assert state(page, "[strokes.length, keyPenDown]") == [2, True]
     check(page, "#undo", "Enter Enter", "[document.activeElement.id, strokes.length]", ["pad", 0])
     use(page, "#pad", stroke)
+    use(page, "#better-code", "Enter")
+    page.wait_for_function("explorer.state.better && !explorer.state.searching")
+    assert page.evaluate("document.activeElement.id") == "better-code"
     check(page, "#to-plane", "Enter", "keptZ", state(page, "[...posterior.mu]"))
 
 
@@ -660,8 +663,11 @@ def test_a_finger_draws_and_points(written, open_page):
     for button, seen in (("#sample-posterior", ["reconstruction"]), ("#to-plane", both), ("#walk-from", both)):
         page.tap(button)  # brings these into view
         assert all(top > -1 and bottom <= 740 for top, bottom in (edges(page, name) for name in seen))
+    page.tap("#better-code")
+    page.wait_for_function("explorer.state.better")
+    page.tap("#walk-from")
     page.locator("#plane").tap(position={"x": 250, "y": 200})
-    assert state(page, "walk.A") == state(page, "[...posterior.mu]") and on_walk(page) is not None
+    assert state(page, "walk.A") == state(page, "[...q.mu]") and on_walk(page) is not None
     for name in ("digits", "learning"):
         page.tap(f"[value={name}]")
         assert state(page, "background") == name
@@ -777,6 +783,7 @@ def test_the_loss_is_seen_pixel_by_pixel_and_term_by_term(written, page):
     assert terms(page)[1] == pytest.approx((z[0] ** 2 + z[1] ** 2) / 2 + math.log(2 * math.pi), abs=0.06)
     assert terms(page)[2] == pytest.approx(page.evaluate("([x, z]) => explorer.lossAt(x, z).total", [x, z]), abs=0.06)
     assert "log p(x, z)" in page.inner_text("#loss") and "KL" not in page.inner_text("#loss")
+    assert page.is_checked("#looks-at [value=z]") and page.is_hidden("#bar-average")  # a density is no loss
     page.hover("#sample-prior")
     settle(page)
     assert terms(page) == over_q  # the mouse has left the plane
@@ -809,34 +816,38 @@ def test_the_plane_shows_the_loss_of_this_digit_at_once_and_then_finer(page):
     assert page.locator("#plane").evaluate(coloured) >= 6  # of the eight colours that the legend names
     first = page.locator("#plane").evaluate("plane => plane.toDataURL()")
     use(page, "#clear")
+    assert page.is_hidden("#bands") and "Draw a digit" in page.inner_text("#loss-legend")
     draw(page, 1)
     assert page.locator("#plane").evaluate("plane => plane.toDataURL()") != first
 
 
-@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
-def test_a_better_code_is_found_and_named(motion, written, open_page):
+def test_a_better_code_is_found_and_named(written, open_page):
     """The search walks from the encoder's q(z|x) to its own, says what was missed, and the way back is one click."""
-    page = open_page(written, reduced_motion=motion)
-    missed = page.evaluate("""() => Array.from({ length: 40 }, (_, digit) => {
+    page = open_page(written, reduced_motion="no-preference")
+    missed = page.evaluate("""() => Array.from({ length: 12 }, (_, digit) => {
         const x = Float32Array.from(explorer.data.images.subarray(784 * digit, 784 * (digit + 1)), byte => byte / 255);
         const search = explorer.searchBestCode(x, explorer.encode(x));
         let step = search.next();
         while (!step.done) step = search.next();
         return explorer.lossOver(x, explorer.encode(x)).total - step.value.loss; })""")
     assert min(missed) < 0.9 and max(missed) > 1.1
-    for digit, gap in ((np.argmin(missed), min(missed)), (np.argmax(missed), max(missed))):
+    for choose in (np.argmin, np.argmax):
+        digit, gap = choose(missed), missed[choose(missed)]
         page.evaluate(f"location.hash = 'digit={digit}'")
         page.wait_for_function(f"explorer.state.testDigit === {digit} && !explorer.state.padChanged")
         encoder = terms(page)[2]
         page.click("#better-code")
-        page.wait_for_function("explorer.state.better && explorer.state.q.mu[0] === explorer.state.better.mu[0]")
+        at_end = "explorer.state.q.mu[0] === explorer.state.better.mu[0]" if gap > 1 else "true"
+        page.wait_for_function(f"explorer.state.better && {at_end}")
         settle(page)
         text, found = page.inner_text("#search-text"), terms(page)[2]
-        assert encoder - found == pytest.approx(gap, abs=0.11) and state(page, "posterior !== q")
+        assert encoder - found == pytest.approx(gap if gap > 1 else 0, abs=0.11)
+        assert state(page, "posterior !== q") == (gap > 1)  # for less it does not walk
         assert ("miss" in text and f"{found:.1f}" in text and "15 nearest test digits" in text) == (gap > 1), text
-        page.click("#better-code")
-        settle(page)
-        assert terms(page)[2] == encoder and page.is_hidden("#search-text")
+        if gap > 1:
+            page.click("#better-code")
+            settle(page)
+            assert terms(page)[2] == encoder and page.is_hidden("#search-text")
     page.click("#better-code")
     page.click("#random")  # another digit, and the search is over
     page.wait_for_timeout(300)
@@ -859,6 +870,11 @@ def test_reload_back_and_a_shared_link_keep_what_is_shown(written, open_page):
     page.go_back()
     page.wait_for_function("window.explorer?.state.x")
     assert state(page, named) == seen
+    check(page, "#looks-at [value=z]", "", "looksAt", "z")
+    page.wait_for_function("location.hash.includes('at=z')")
+    page.reload()
+    page.wait_for_function("window.explorer?.state.x")
+    assert state(page, "looksAt") == "z"
     use(page, "#random")
     page.click("#start-or-end-walk")
     use(page, "#plane", "Shift+ArrowUp Enter Shift+ArrowLeft Enter")
@@ -938,11 +954,12 @@ def test_what_matters_is_on_one_screen_and_the_results_are_above_the_hand(writte
     assert page.locator("#plane").evaluate("e => e.width - e.clientWidth") == 0
 
 
-@pytest.mark.parametrize("width", [360, 414, 768, 859, 860, 1024, 1280, 1920])
+@pytest.mark.parametrize("width", [320, 360, 414, 768, 859, 860, 1024, 1280, 1920])
 def test_nothing_is_cut_off_at_any_width(width, written, open_page):
     page = open_page(written, width)
-    for name in ("#random", "[value=learning]", "#start-or-end-walk"):
+    for name in ("#random", "[value=loss]", "[value=learning]", "#start-or-end-walk"):
         page.click(name)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
     use(page, "#plane", "Enter Shift+ArrowLeft Enter")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     cut_off = """width => [...document.querySelectorAll("header *, main *")].filter(e => {
@@ -950,7 +967,7 @@ def test_nothing_is_cut_off_at_any_width(width, written, open_page):
         return box.left < 0 || box.right > width + 0.5 || e.matches("p, button, label, figcaption, td, th") && overfull;
     }).map(e => e.id || e.textContent)"""
     assert page.evaluate(cut_off, width) == []
-    assert page.evaluate("document.getElementById('plane').clientWidth") >= 290
+    assert page.evaluate("document.getElementById('plane').clientWidth") >= min(290, width - 34)
     shape = "e => e.clientWidth / e.clientHeight"
     for name in ("plane", "decoded", "pad", "seen", "magnified", "reconstruction", "costs"):
         assert page.locator(f"#{name}").evaluate(shape) == pytest.approx(1, abs=0.02), f"{name} is not square"

@@ -37,7 +37,7 @@ HEADLINES = r"(?m)^(\d+ of \d+ epochs in|standard prior|learned prior).*"  # how
 def requirements(which: str) -> list[str]:
     """What is to be installed: what INSTALLED says, or the requirements, with their lower bounds for the oldest."""
     if which in INSTALLED:
-        return [*INSTALLED[which].split(), "papermill", "pytest", "hypothesis"]
+        return [*INSTALLED[which].split(), "papermill", "pytest", "pytest-xdist", "hypothesis"]
     lines = [line for name in ("requirements.txt", "requirements-dev.txt") for line in (ROOT / name).open()]
     wanted = [line.strip() for line in lines if line.strip() and not line.startswith(("-", "#"))]
     # Matplotlib 3.9 calls what pyparsing 3.3, a year younger, warns of.

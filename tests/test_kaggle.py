@@ -253,7 +253,6 @@ def run_on_kaggle(notebook, tmp_path, guarded, card=""):
 
 
 PLACES = {
-    "input/mnist-dataset": {"dot": True},
     "input/datasets/someone/mnist": {"gz": True, "inside": True},
     "working/data/MNIST/raw": {},  # nothing is on Kaggle, or this is Colab
 }

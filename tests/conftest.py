@@ -19,6 +19,11 @@ settings.register_profile("same every time", derandomize=True, deadline=None, da
 settings.load_profile("same every time")
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the longest, which run the notebook: at the end one of two processes would wait for such a one."""
+    items.sort(key=lambda item: item.path.name != "test_notebook.py")
+
+
 # One for each file of tests and not for all: an event loop runs while it is open, and a notebook needs its own.
 @pytest.fixture(scope="module")
 def browser():

@@ -316,7 +316,7 @@ def test_the_map_of_the_loss_is_that_of_pytorch_and_comes_at_once(trained, writt
 
 
 def test_the_search_finds_what_gradients_find(trained, page):
-    """Of 20 test digits, the best q(z|x): never dearer than the encoder's, and as cheap as Adam's from ten starts."""
+    """Of 20 test digits, the best q(z|x): never dearer than the encoder's, and as cheap as Adam's from six starts."""
     x = MNIST.test_images[-20:]
     script = """xs => xs.map(x => { x = new Float32Array(x);
         const search = explorer.searchBestCode(x, explorer.encode(x));
@@ -325,14 +325,12 @@ def test_the_search_finds_what_gradients_find(trained, page):
         return [explorer.lossOver(x, step.value).total, explorer.lossOver(x, explorer.encode(x)).total]; })"""
     found, encoder = torch.tensor(page.evaluate(script, x.tolist())).T
     seeded = torch.Generator().manual_seed(0)
-    starts = torch.cat([vae.encode_dataset(trained, x)[0][None], 1.5 * torch.randn(9, 20, 2, generator=seeded)])
+    starts = torch.cat([vae.encode_dataset(trained, x)[0][None], 1.5 * torch.randn(5, 20, 2, generator=seeded)])
     mu, logvar = starts.clone().requires_grad_(), torch.full_like(starts, -4.0).requires_grad_()
     optimizer = torch.optim.Adam([mu, logvar], 0.05)
-    for _ in range(300):
+    for _ in range(200):
         optimizer.zero_grad()
-        loss = -vae.elbo_by_quadrature(trained, x.repeat(10, 1), mu.view(-1, 2), logvar.view(-1, 2), nodes=3).view(
-            10, 20
-        )
+        loss = -vae.elbo_by_quadrature(trained, x.repeat(6, 1), mu.view(-1, 2), logvar.view(-1, 2), nodes=3).view(6, 20)
         loss.sum().backward()
         optimizer.step()
     assert (found <= encoder + 1e-3).all() and (found < encoder - 1).any()
@@ -885,6 +883,8 @@ def test_reload_back_and_a_shared_link_keep_what_is_shown(written, open_page):
     other.evaluate("hash => { location.hash = hash; }", page.evaluate("location.hash"))
     other.wait_for_function("explorer.state.x")
     assert state(other, named) == seen and state(other, "snapshot") == 2 and other.is_visible("#strip")
+    other.evaluate("location.hash = 'digit=9'; history.replaceState(null, '', '#digit=8')")  # an address that is late
+    other.wait_for_function("explorer.state.testDigit === 9")
     for part, shown, hidden in (("plane", "plane", "#pad"), ("digit", "pad", "#plane")):
         other.evaluate(f"location.hash = 'part={part}&digit=7'")
         other.wait_for_function(f"document.body.dataset.part === '{part}' && explorer.state.testDigit === 7")
@@ -911,7 +911,7 @@ def test_no_label_covers_another(written, page):
     for digit in range(12):
         page.evaluate("digit => { drawn.length = 0; location.hash = `digit=${digit}&walk=0.5,0.5,-0.5,-0.5`; }", digit)
         page.wait_for_function(f"explorer.state.testDigit === {digit} && !explorer.state.padChanged")
-        page.evaluate("drawn.length = 0; dispatchEvent(new Event('hashchange'))")
+        page.evaluate("drawn.length = 0; dispatchEvent(new HashChangeEvent('hashchange', { newURL: location.href }))")
         settle(page)
         labels = {
             label[0]: label for label in page.evaluate("drawn") if not re.fullmatch(f"{MINUS}?[0-3]|z.", label[0])

@@ -201,6 +201,13 @@ def test_a_name_that_kaggle_cannot_have_is_refused_and_nothing_written(repositor
     assert [path.name for path in (repository / "kaggle").iterdir()] == ["build.py"]
 
 
+def test_a_place_that_cannot_be_written_is_named_in_one_line(repository):
+    (repository / "kaggle" / "kernel").touch()  # a file where the folder would be
+    result = build(repository, "--user", "x")
+    assert result.returncode == 1 and len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith(f"Cannot write {repository / 'kaggle' / 'kernel'}")
+
+
 @pytest.mark.parametrize(("there", "instead", "message"), [
     ("DATA_ROOT = ", "FOLDER = ", "DATA_ROOT"),
     ("import vae_utils", "import vae", "imports vae_utils"),

@@ -18,6 +18,7 @@ ROOT = HERE.parent
 NOTEBOOK = "Variational-Autoencoder.ipynb"
 FILES = ("vae_utils.py", "explorer/explorer.py", "explorer/template.html")  # what the notebook needs beside it
 IMPORT = re.compile(r"^(import|from) (vae_utils|explorer)\b", re.MULTILINE)
+LEFT_BEHIND = re.compile(r"\[([^\]]+)\]\((?!http|attachment:|explorer/|#)[^)]+\)")  # a link, by its text
 FOLDED = {"_kg_hide-input": True, "cellView": "form", "jupyter": {"source_hidden": True}}  # Kaggle, Colab, JupyterLab
 
 TITLE = "Variational autoencoders on MNIST"  # Kaggle makes the kernel's address of it
@@ -57,6 +58,12 @@ def attach_pictures(cell: dict) -> None:
         cell["source"] = text.replace("](images/", "](attachment:").splitlines(keepends=True)
 
 
+def name_what_is_left_behind(cell: dict) -> None:
+    """Put a name in place of each link to a file that the single file does not bring along."""
+    text = "".join(cell["source"])
+    cell["source"] = LEFT_BEHIND.sub(r"\1 in the repository", text).splitlines(keepends=True)
+
+
 def find_data_on_kaggle(cells: list[dict]) -> None:
     """Let the notebook's parameter DATA_ROOT be Kaggle's input folder where that holds IDX files."""
     for cell in cells:
@@ -86,6 +93,7 @@ def single_file() -> str:
             forget_the_run(cell)
         else:
             attach_pictures(cell)
+            name_what_is_left_behind(cell)
     find_data_on_kaggle(cells)
     place = first_import(cells)
     cells[place:place] = file_cells()

@@ -26,6 +26,7 @@ BUILD = "kaggle/build.py"
 NAME = "Variational-Autoencoder.ipynb"
 SINGLE = ROOT / "kaggle" / NAME
 FILES = ("vae_utils.py", "explorer/explorer.py", "explorer/template.html")
+LINK = re.compile(r"\]\(([^)]+)\)")
 
 # Python runs a module of this name whenever it starts, so it guards the runner and the kernel alike. Their messages
 # to each other go through local sockets; every other attempt is noted, for load_mnist would survive the error.
@@ -143,6 +144,7 @@ def test_it_is_the_notebook_with_folded_cells_before_the_first_import_and_withou
     assert notebook.cells[0].source.startswith("# ") and "attachments" in notebook.cells[0]
     for cell, before in zip(notebook.cells[:first] + notebook.cells[last:], original.cells, strict=True):
         source = before.source.replace("](images/", "](attachment:")  # such pictures travel in the cell
+        source = re.sub(r"\[([^]]+)\]\(benchmarks/[^)]+\)", r"\1 in the repository", source)  # these files do not
         line = re.search('^DATA_ROOT = "/kaggle/input" if .* else "data"$', cell.source, re.MULTILINE)
         source = re.sub('^DATA_ROOT = "data".*', line[0] if line else "", source, flags=re.MULTILINE)
         kept = {key: value for key, value in before.metadata.items() if key != "execution"}
@@ -158,6 +160,9 @@ def test_it_is_the_notebook_with_folded_cells_before_the_first_import_and_withou
     names = set(re.findall(r"\]\(images/([^)]+)\)", "".join(cell.source for cell in original.cells)))
     assert names == set(pictures(notebook)) and names
     assert notebook.metadata == {"kernelspec": original.metadata.kernelspec, "language_info": {"name": "python"}}
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    there = {f"attachment:{name}" for name in names} | {"explorer/explorer.html"}  # the run writes the explorer
+    assert {target for target in LINK.findall(text) if not target.startswith(("http", "#"))} <= there
     assert SINGLE.stat().st_size < 1e6  # what a push may send
 
 

@@ -42,8 +42,8 @@ TARGETS = {
     79.77: "the same, inverse autoregressive posterior",
 }
 EPOCHS = {
-    "learned": {86.76: [3], 84.78: [5], 82.90: [9], 81.08: [27]},
-    "standard": {86.76: [7], 84.78: [11, 1], 82.90: [30, 2]},
+    "learned": {86.76: [3], 84.78: [6], 82.90: [11], 81.08: [40]},
+    "standard": {86.76: [8], 84.78: [17, 1]},
 }
 OTHERS_TARGET = 86.76  # the only figure for `usual` and `pythae`
 WHO = (*EPOCHS, "usual", "pythae")
@@ -199,7 +199,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", nargs="+", action="append", default=[], help="who of ours, a target, and a length")
     parser.add_argument("--limit", type=float, default=900, help="seconds of training after which `usual` gives up")
-    parser.add_argument("--pythae-epochs", type=int, default=30)
+    parser.add_argument("--pythae-epochs", type=int, default=22)
     parser.add_argument("--num-samples", type=int, default=128, help="K of the bound")
     parser.add_argument("--images", type=int, default=10_000, help="measure only the first so many, to try it out")
     parser.add_argument("--train-images", type=int, default=60_000, help="train only on the first so many, likewise")

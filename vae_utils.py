@@ -354,9 +354,59 @@ def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
+def make_optimizer(model: nn.Module, **settings) -> torch.optim.AdamW:
+    """AdamW [5] for what there is to learn. 0.99, a memory of 100 squared gradients, reaches a higher ELBO in a few
+    thousand steps than the usual 0.999."""
+    learned = [weight for weight in model.parameters() if weight.requires_grad]
+    fused = _device(model).type in ("cpu", "cuda")
+    return torch.optim.AdamW(learned, betas=(0.9, 0.99), fused=fused, **settings)
+
+
 def warmup_cosine(step: int, steps: int, warmup: float = 0.02) -> float:
     """The factor on the learning rate: a linear warm-up over a share of the steps, times a half cosine down to 0."""
     return min(1.0, (step + 1) / (warmup * steps + 1)) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def train_step(
+    model: VAE, x: Tensor, objective: Callable[..., Bound], optimizer, generator: Generator, *, check: bool = True
+) -> Bound:
+    """One step of the optimizer towards a higher objective of the images x (B, D), and what the objective was before.
+
+    FloatingPointError for a loss that is not finite, before it reaches the weights; to see that, `check` waits for the
+    device.
+    """
+    bound = objective(model, x, generator=generator)
+    _check_bound(bound, len(x))
+    loss = -bound.value.mean()
+    if check and not torch.isfinite(loss):
+        raise FloatingPointError(f"the loss is {loss.item()}, the weights unchanged: lower learning_rate")
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    torch.clear_autocast_cache()  # an autocast around the loop would go on with copies of the old weights
+    return bound
+
+
+def _batches(images: Tensor, batch_size: int, binarized: bool, generator: Generator) -> Iterator[Tensor]:
+    """The images of one epoch, in random order."""
+    order = torch.randperm(len(images), generator=generator, device=images.device)
+    for chosen in order.split(batch_size):
+        x = images.index_select(0, chosen)  # copies whole rows: three times as fast as images[chosen]
+        yield binarize(x, generator=generator) if binarized else x
+
+
+@contextmanager
+def _history_in_errors(history: list[dict], epochs: int) -> Iterator[None]:
+    """Give every error, and Ctrl-C, the finished rows as its attribute `history`."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        stopped = KeyboardInterrupt(f"stopped after {len(history)} of {epochs} epochs, which the model has learnt")
+        stopped.history = history
+        raise stopped from None  # without the frames of whatever was interrupted
+    except Exception as error:
+        error.history = history
+        raise
 
 
 def fit(
@@ -376,60 +426,42 @@ def fit(
 ) -> list[dict]:
     """Maximise an objective over `images` (N, D) with AdamW [5], a warm-up and a cosine decay of the learning rate.
 
-    objective     a function (model, x, *, generator) -> Bound, such as `elbo`, `partial(elbo, beta=4.0)`,
-                  `partial(iwae, num_samples=5)` or your own
+    objective     a function (model, x, *, generator) -> Bound: `elbo`, `partial(elbo, beta=4.0)`, or your own
     binarized     train on a new 0/1 draw of every image in every batch, instead of on its grey levels
-    valid_images  held-out images, used as they are, on which `evaluate` runs after every epoch
+    valid_images  held-out images, used as they are: after every epoch `evaluate` gives the ELBO of `model.encode`'s q,
+                  so an objective with a q of its own gives it to the model as `posterior`
     checkpoint    a file, written after every epoch; the same call continues from it, to the same weights bit for bit
     callback      called with the new row after every epoch, with the model in evaluation mode
 
-    Returns one row per epoch, of means over its images in nats: epoch, log_likelihood, kl and elbo, which is their
-    difference whatever the objective makes of them; with valid_images also valid_log_likelihood and so on.
-    The same seed, model and machine give the same history, unless a layer is random by itself, as dropout is. Call it
-    inside torch.autocast to compute the layers in bfloat16, where `bfloat16_is_faster`.
-
-    Every error, and Ctrl-C, has the finished rows as its attribute `history`; the model keeps what it has learnt.
-    Raises FloatingPointError for a loss that is not finite, before it reaches the weights; ValueError for a checkpoint
-    that is damaged or belongs to another call, and leaves it as it is; OSError if it cannot be written.
+    Returns a row for each epoch, of means over its images in nats: epoch, log_likelihood, kl and elbo, which is their
+    difference whatever the objective makes of them; with valid_images also valid_log_likelihood and so on. Seed, model
+    and machine decide every bit, unless a layer draws numbers itself, as dropout does. Inside torch.autocast the layers
+    compute in bfloat16; `bfloat16_is_faster` tells where that helps.
+    Raises FloatingPointError as `train_step` does, ValueError for a checkpoint that is damaged or of another call, and
+    OSError if it cannot be written. Every error, and Ctrl-C, has the finished rows as its attribute `history`.
     """
     epochs, batch_size = _count("epochs", epochs), _count("batch_size", batch_size)
+    call = {"epochs": epochs, "batch_size": batch_size, "objective": objective, "learning_rate": learning_rate}
+    call |= {"binarized": bool(binarized), "seed": seed, "images": images, "valid_images": valid_images}
     _check_images(images, model)
     if valid_images is not None:
         _check_images(valid_images, model, "valid_images")
-
-    device = _device(model)
-    images = images.to(device)
-    generator = Generator(device).manual_seed(seed)
-    # 0.99, a memory of 100 squared gradients, reaches a higher ELBO in a few thousand steps than the usual 0.999.
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.99), fused=device.type in ("cpu", "cuda"))
-    history, saved = [], None
+    images, generator = images.to(_device(model)), Generator(_device(model)).manual_seed(seed)
+    optimizer, history, saved = make_optimizer(model), [], None
     if checkpoint is not None:
-        settings = dict(epochs=epochs, objective=objective, batch_size=batch_size, learning_rate=learning_rate)
-        settings |= dict(binarized=bool(binarized), seed=seed, images=images, valid_images=valid_images)
-        saved = Checkpoint(checkpoint, settings, model, optimizer, generator)
+        saved = Checkpoint(checkpoint, call, model, optimizer, generator)
         history = saved.load()
     batches = math.ceil(len(images) / batch_size)
     bar = tqdm(total=epochs * batches, initial=len(history) * batches, unit="batch", disable=not progress)
     model.train()
-    try:
+    with bar, _history_in_errors(history, epochs):
         for epoch in range(len(history) + 1, epochs + 1):
-            order = torch.randperm(len(images), generator=generator, device=device)
             totals = images.new_zeros(2)  # log likelihood and KL, summed over the images
-            for batch, chosen in enumerate(order.split(batch_size)):
-                x = images.index_select(0, chosen)  # copies whole rows: three times as fast as images[chosen]
-                x = binarize(x, generator=generator) if binarized else x
-                step = (epoch - 1) * batches + batch
-                # float, because torch.load(weights_only=True) refuses numpy's numbers in a checkpoint
-                optimizer.param_groups[0]["lr"] = float(learning_rate * warmup_cosine(step, epochs * batches))
-                bound = objective(model, x, generator=generator)
-                _check_bound(bound, len(x))
-                loss = -bound.value.mean()
-                if not torch.isfinite(loss):  # the only place where a step waits for the device
-                    raise FloatingPointError(f"the loss is {loss.item()}, the weights unchanged: lower learning_rate")
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                torch.clear_autocast_cache()  # an autocast around `fit` would go on with copies of the old weights
+            epoch_batches = _batches(images, batch_size, binarized, generator)
+            for step, x in enumerate(epoch_batches, start=(epoch - 1) * batches):
+                rate = learning_rate * warmup_cosine(step, epochs * batches)
+                optimizer.param_groups[0]["lr"] = float(rate)  # torch.load would refuse numpy's numbers in a checkpoint
+                bound = train_step(model, x, objective, optimizer, generator)
                 totals += torch.stack([bound.log_likelihood.sum(), bound.kl.sum()]).detach()
                 bar.update()
             log_likelihood, kl = (totals / len(images)).tolist()
@@ -443,15 +475,6 @@ def fit(
             if callback is not None:
                 with eval_mode(model):
                     callback(dict(row))
-    except KeyboardInterrupt:
-        stopped = KeyboardInterrupt(f"stopped after {len(history)} of {epochs} epochs, which the model has learnt")
-        stopped.history = history
-        raise stopped from None  # without the frames of whatever was interrupted
-    except Exception as error:
-        error.history = history
-        raise
-    finally:
-        bar.close()
     return history
 
 

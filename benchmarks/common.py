@@ -1,14 +1,12 @@
-"""What the benchmark scripts share: where the module is, which images they use, and what machine this is."""
+"""What the benchmark scripts share: where the module is, which images they use, what machine this is, and its files."""
 
-import gzip
+import json
 import platform
 import re
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
-from torchvision import datasets, transforms
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -56,11 +54,12 @@ def ink_logits(images: torch.Tensor) -> torch.Tensor:
     return images.mean(0).clamp(1e-3, 1 - 1e-3).logit()
 
 
-def torchvision_mnist() -> datasets.MNIST:
-    """The training images as most people load them, for the loops that everyone writes."""
-    with tempfile.TemporaryDirectory() as folder:  # torchvision wants the files unpacked, and reads them at once
-        raw = Path(folder) / "MNIST" / "raw"
-        raw.mkdir(parents=True)
-        for path in (ROOT / "data" / "MNIST" / "raw").glob("*.gz"):
-            (raw / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
-        return datasets.MNIST(folder, train=True, transform=transforms.ToTensor())
+def write_json(path: Path, report: dict) -> None:
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def add_run(path: Path, name: str, run: dict) -> None:
+    """Add a run to the list `name` of a file such as results/likelihood.json, which need not exist."""
+    lists = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    lists.setdefault(name, []).append(run)
+    write_json(path, lists)

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from common import ROOT, binarized_once, ink_logits, machine
+from common import ROOT, binarized_once, ink_logits, machine, write_json
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
@@ -148,7 +148,7 @@ def run(options) -> dict:
         print(f"seed {seed} done", flush=True)
         if options.json:
             report = {"split": "test", "short": SHORT, "large": LARGE, "bfloat16": bfloat16, **machine(), "runs": runs}
-            options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            write_json(options.json, report)
     return runs
 
 

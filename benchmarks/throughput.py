@@ -8,19 +8,16 @@ them; the table gives medians over the epochs. pythae is left out when it is not
 """
 
 import argparse
-import json
-import logging
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
-from common import ROOT, machine, torchvision_mnist
-from torch.utils.data import DataLoader
+from common import ROOT, machine, write_json
+from others import has_pythae, pythae_trainer, usual_epoch, usual_loader
 
-from vae_utils import elbo, fit, load_mnist, mlp_vae
+from vae_utils import fit, load_mnist, mlp_vae
 
 HIDDEN, LATENT, LEARNING_RATE = 400, 20, 1e-3
 
@@ -33,9 +30,13 @@ def seconds(function) -> float:
     return time.perf_counter() - start
 
 
+def make_model(images):
+    return mlp_vae(LATENT, (HIDDEN,)).to(images.device)
+
+
 def our_fit(images, batch_size, bfloat16=False):
     """`fit`, as the notebook calls it, without the progress bar."""
-    model = mlp_vae(LATENT, (HIDDEN,)).to(images.device)
+    model = make_model(images)
 
     def epoch():
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
@@ -51,20 +52,9 @@ def our_fit_bfloat16(images, batch_size):
 
 def usual_loop(images, batch_size, fused=None):
     """The loop that everyone writes: DataLoader over datasets.MNIST with ToTensor, and AdamW as it comes."""
-    loader = DataLoader(torchvision_mnist(), batch_size=batch_size, shuffle=True)
-    model = mlp_vae(LATENT, (HIDDEN,)).to(images.device)
+    loader, model = usual_loader(len(images), batch_size), make_model(images)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=fused)
-
-    def epoch():
-        total = 0.0
-        for x, _ in loader:
-            loss = -elbo(model, x.view(len(x), -1).to(images.device)).value.mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += loss.item()
-
-    return epoch
+    return lambda: usual_epoch(model, loader, optimizer, binarized=False)
 
 
 def usual_loop_fused(images, batch_size):
@@ -89,75 +79,30 @@ def bare_products(images, batch_size):
     return epoch
 
 
-def pythae_trainer(images, batch_size):
-    """pythae's own trainer on the same architecture; it keeps the images in memory too."""
-    from pythae.data.datasets import BaseDataset
-    from pythae.models import VAE, VAEConfig
-    from pythae.models.base.base_utils import ModelOutput
-    from pythae.models.nn import BaseDecoder, BaseEncoder
-    from pythae.trainers import BaseTrainer, BaseTrainerConfig
-
-    logging.disable(logging.INFO)
-
-    class Encoder(BaseEncoder):
-        def __init__(self):
-            super().__init__()
-            self.hidden = torch.nn.Sequential(torch.nn.Linear(784, HIDDEN), torch.nn.SiLU())
-            self.mu, self.logvar = torch.nn.Linear(HIDDEN, LATENT), torch.nn.Linear(HIDDEN, LATENT)
-
-        def forward(self, x):
-            h = self.hidden(x.flatten(1))
-            return ModelOutput(embedding=self.mu(h), log_covariance=self.logvar(h))
-
-    class Decoder(BaseDecoder):
-        def __init__(self):
-            super().__init__()
-            layers = [
-                torch.nn.Linear(LATENT, HIDDEN),
-                torch.nn.SiLU(),
-                torch.nn.Linear(HIDDEN, 784),
-                torch.nn.Sigmoid(),
-            ]
-            self.layers = torch.nn.Sequential(*layers)
-
-        def forward(self, z):
-            return ModelOutput(reconstruction=self.layers(z).view(-1, 1, 28, 28))
-
-    config = VAEConfig(input_dim=(1, 28, 28), latent_dim=LATENT, reconstruction_loss="bce")
-    folder = tempfile.TemporaryDirectory()
-    settings = BaseTrainerConfig(
-        output_dir=folder.name,
-        num_epochs=1,
-        per_device_train_batch_size=batch_size,
-        learning_rate=LEARNING_RATE,
-        optimizer_cls="AdamW",
-        no_cuda=images.device.type == "cpu",
-    )
-    dataset = BaseDataset(images.cpu().view(-1, 1, 28, 28), torch.zeros(len(images)))
-    trainer = BaseTrainer(VAE(config, Encoder(), Decoder()), dataset, training_config=settings)
-    trainer.prepare_training()
-    folder.cleanup()  # an epoch alone writes nothing
+def pythae(images, batch_size):
+    """pythae's own trainer on the same network; it keeps the images in memory too."""
+    settings = {"num_epochs": 1, "per_device_train_batch_size": batch_size, "learning_rate": LEARNING_RATE}
+    with tempfile.TemporaryDirectory() as folder:  # an epoch alone writes nothing
+        trainer = pythae_trainer(make_model(images), images, folder, binarized=False, optimizer_cls="AdamW", **settings)
+        trainer.prepare_training()
     return lambda: trainer.train_step(epoch=1)
 
 
 FLOOR, LOOP = "bare matrix products (the floor)", "DataLoader over datasets.MNIST(ToTensor)"
+PYTHAE = "pythae's BaseTrainer"
 CONTENDERS = {
     FLOOR: bare_products,
     "fit": our_fit,
     "fit in bfloat16": our_fit_bfloat16,
     LOOP: usual_loop,
     "the same with fit's fused AdamW": usual_loop_fused,
-    "pythae's BaseTrainer": pythae_trainer,
+    PYTHAE: pythae,
 }
 
 
 def measure(images, batch_size, epochs) -> dict[str, dict]:
-    runs = {}
-    for name, make in CONTENDERS.items():
-        try:
-            runs[name] = make(images, batch_size)
-        except ImportError as error:
-            print(f"left out: {name} ({error})", file=sys.stderr)
+    without = () if has_pythae() else (PYTHAE,)
+    runs = {name: make(images, batch_size) for name, make in CONTENDERS.items() if name not in without}
     for run in runs.values():
         run()  # the first epoch warms up
     times = {name: [] for name in runs}
@@ -181,9 +126,12 @@ def main():
     parser.add_argument("--epochs", type=int, default=5, help="timed epochs of each contender")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--train-images", type=int, default=60_000, help="train only on the first so many, to try it out"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
-    images = load_mnist(ROOT / "data").train_images.to(options.device)
+    images = load_mnist(ROOT / "data").train_images[: options.train_images].to(options.device)
     report = {**machine(), "batch_sizes": {}}
     for batch_size in options.batch_sizes:
         figures = report["batch_sizes"][batch_size] = measure(images, batch_size, options.epochs)
@@ -193,7 +141,7 @@ def main():
             faster = f"{row['faster_than_the_loop_by']:.2f}"
             print(f"{name:42} {row['images_per_second']:>10,.0f} {row['times_the_floor']:>8.2f} {faster:>24}")
     if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_json(options.json, report)
 
 
 if __name__ == "__main__":

@@ -20,19 +20,17 @@ pythae              the same as `usual` with pythae's VAE and BaseTrainer, for -
 """
 
 import argparse
-import json
-import logging
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
 import torch
-from common import binarized_once, machine, split_images, torchvision_mnist
-from likelihood import LATENT_DIM, PHASES, make_model, measure, train
-from torch.utils.data import DataLoader, Subset
+from common import add_run, binarized_once, machine, split_images
+from likelihood import PHASES, make_model, measure, train
+from others import has_pythae, pythae_trainer, usual_epoch, usual_loader
 
-from vae_utils import bfloat16_is_faster, elbo, estimate_log_likelihood
+from vae_utils import bfloat16_is_faster, estimate_log_likelihood
 
 TARGETS = {
     86.76: "VAE (Burda et al. 2016)",
@@ -55,46 +53,31 @@ QUICK = {"images": 2000, "num_samples": 20, "margin": 0.3}
 def ours(who: str, epochs: list[int], images, measured, num_samples: int, seed: int) -> dict:
     """A run of likelihood.py. Fewer numbers of epochs than phases leave out the last phases."""
     bfloat16 = bfloat16_is_faster("cpu")
-    model = make_model(who, seed, "cpu")
+    model = make_model(who, images, seed)
     start = time.perf_counter()
-    train(model, images, who, epochs, batch_size=BATCH_SIZE, seed=seed, bfloat16=bfloat16, checkpoint=None)
+    train(model, images, who, epochs, batch_size=BATCH_SIZE, seed=seed, bfloat16=bfloat16)
     seconds = time.perf_counter() - start
     return {"epochs": epochs, "seconds": seconds, "bfloat16": bfloat16, **measure(model, measured, num_samples, seed)}
 
 
-def plain_model(seed: int):
+def plain_model(images, seed: int):
     """`conv_vae` with the standard prior and PyTorch's own initial weights."""
-    model = make_model("standard", seed, "cpu")
+    model = make_model("standard", images, seed)
     for module in model.modules():
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
     return model
 
 
-def usual_epoch(model, loader, optimizer) -> float:
-    """An epoch of the loop that everyone writes. Returns its mean loss."""
-    total = 0.0
-    for x, _ in loader:
-        x = torch.bernoulli(x.view(len(x), -1))
-        loss = -elbo(model, x).value.mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        total += loss.item()
-    return total / len(loader)
-
-
 def usual(target: float, limit: float, images, measured, num_samples: int, seed: int) -> dict:
     """Epochs until the target is passed or `limit` seconds are over. `course` has seconds and quick bound of each."""
-    model = plain_model(seed)
-    loader = DataLoader(Subset(torchvision_mnist(), range(len(images))), batch_size=BATCH_SIZE, shuffle=True)
+    model, loader = plain_model(images, seed), usual_loader(len(images), BATCH_SIZE)
     optimizer = torch.optim.Adam(model.parameters(), lr=USUAL_LEARNING_RATE)
-    seconds, course = 0.0, []
+    seconds, course, some = 0.0, [], measured[: QUICK["images"]]
     while True:
         start = time.perf_counter()
-        loss = usual_epoch(model, loader, optimizer)
+        loss = usual_epoch(model, loader, optimizer, binarized=True)
         seconds += time.perf_counter() - start
-        some = measured[: QUICK["images"]]
         quick = -estimate_log_likelihood(model, some, num_samples=QUICK["num_samples"], seed=seed).mean().item()
         course.append((round(seconds, 2), round(quick, 3)))
         print(f"epoch {len(course)}, {seconds:.1f} s, loss {loss:.2f}, quick bound {quick:.2f}", flush=True)
@@ -104,67 +87,15 @@ def usual(target: float, limit: float, images, measured, num_samples: int, seed:
                 return {"epochs": [len(course)], "seconds": seconds, "bfloat16": False, "course": course, **figures}
 
 
-def pythae_model(model):
-    """pythae's VAE around the encoder and the decoder of ours, which it trains in place."""
-    from pythae.models import VAE, VAEConfig
-    from pythae.models.base.base_utils import ModelOutput
-    from pythae.models.nn import BaseDecoder, BaseEncoder
-
-    class Encoder(BaseEncoder):
-        def __init__(self):
-            super().__init__()
-            self.model = model
-
-        def forward(self, x):
-            mu, logvar = self.model.encode(x.flatten(1))
-            return ModelOutput(embedding=mu, log_covariance=logvar)
-
-    class Decoder(BaseDecoder):
-        def __init__(self):
-            super().__init__()
-            self.model = model
-
-        def forward(self, z):
-            return ModelOutput(reconstruction=torch.sigmoid(self.model.decode(z)).view(-1, 1, 28, 28))
-
-    class BinarizingVAE(VAE):
-        def forward(self, inputs, **settings):
-            return super().forward({"data": torch.bernoulli(inputs["data"])}, **settings)
-
-    config = VAEConfig(input_dim=(1, 28, 28), latent_dim=LATENT_DIM, reconstruction_loss="bce")
-    return BinarizingVAE(config, Encoder(), Decoder())
-
-
 def pythae(epochs: int, images, measured, num_samples: int, seed: int) -> dict:
-    from pythae.data.datasets import BaseDataset
-    from pythae.trainers import BaseTrainer, BaseTrainerConfig
-
-    logging.disable(logging.INFO)
-    model = plain_model(seed)
-    dataset = BaseDataset(images.view(-1, 1, 28, 28), torch.zeros(len(images)))
+    model = plain_model(images, seed)
+    settings = {"per_device_train_batch_size": BATCH_SIZE, "learning_rate": USUAL_LEARNING_RATE, "seed": seed}
     with tempfile.TemporaryDirectory() as folder:
-        settings = BaseTrainerConfig(
-            output_dir=folder,
-            num_epochs=epochs,
-            per_device_train_batch_size=BATCH_SIZE,
-            learning_rate=USUAL_LEARNING_RATE,
-            seed=seed,
-            no_cuda=True,
-        )
-        trainer = BaseTrainer(pythae_model(model), dataset, training_config=settings)
+        trainer = pythae_trainer(model, images, folder, binarized=True, num_epochs=epochs, **settings)
         start = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - start
     return {"epochs": [epochs], "seconds": seconds, "bfloat16": False, **measure(model, measured, num_samples, seed)}
-
-
-def has_pythae() -> bool:
-    try:
-        import pythae.trainers  # noqa: F401
-    except ImportError as error:
-        print(f"left out: pythae ({error})")
-        return False
-    return True
 
 
 def run(who: str, target: float, seed: int, options: argparse.Namespace, images, measured) -> dict:
@@ -203,7 +134,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--num-samples", type=int, default=128, help="K of the bound")
     parser.add_argument("--images", type=int, default=10_000, help="measure only the first so many, to try it out")
     parser.add_argument("--train-images", type=int, default=60_000, help="train only on the first so many, likewise")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file, after every run")
+    parser.add_argument("--json", type=Path, help="add every run to the list WHO-TARGET of this file")
     options = parser.parse_args()
     options.table = table = {who: dict(lengths) for who, lengths in EPOCHS.items()}
     for who, *numbers in options.epochs:
@@ -223,18 +154,18 @@ def main():
     images, measured = split_images("test")
     images = images[: options.train_images]
     measured = binarized_once(measured)[: options.images]
-    report = {**machine(), "targets": TARGETS, "runs": []}
+    rows = []
     for seed in options.seeds:  # outermost, so that a slow hour of the machine hits everyone
         for target, who in pairs:
             print(f"\n{target:.2f}, {TARGETS[target]}: {who}, seed {seed}", flush=True)
             row = run(who, target, seed, options, images, measured)
-            report["runs"].append(row)
+            rows.append(row)
             if options.json:
-                options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+                add_run(options.json, f"{who}-{target:.2f}", row | machine())
             epochs, bound = " + ".join(map(str, row["epochs"])), row["negative_log_likelihood"]
             verdict = "passed" if row["passed"] else "not passed"
             print(f"{row['seconds']:.1f} s, epochs {epochs}, bound {bound:.2f}: {verdict}", flush=True)
-    print_table(report["runs"])
+    print_table(rows)
 
 
 if __name__ == "__main__":

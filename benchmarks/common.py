@@ -1,9 +1,12 @@
 """What the benchmark scripts share: where the module is, which images they use, what machine this is, and its files."""
 
+import argparse
 import json
 import platform
 import re
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,38 +17,49 @@ sys.path.insert(0, str(ROOT))
 from vae_utils import binarize, load_mnist  # noqa: E402
 
 
-def processor() -> str:
-    """The processor's name, where Linux tells it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def machine() -> dict:
     """The machine and the versions that the figures of a report hold for."""
+    cpuinfo = Path("/proc/cpuinfo")  # where Linux tells the processor's name
+    names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
     return {
-        "machine": processor(),
+        "machine": names[0] if names else platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
 
 
-def split_images(split: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images to train on and images to measure.
+def seconds(function: Callable) -> float:
+    """How long a call takes, with all that it left the GPU to do."""
+    start = time.perf_counter()
+    function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def add_image_options(parser: argparse.ArgumentParser, *, split: str, images: int = 10_000) -> None:
+    parser.add_argument("--split", choices=["test", "held-out"], default=split)
+    parser.add_argument("--images", type=int, default=images, help="measure only the first so many")
+    parser.add_argument("--train-images", type=int, default=60_000, help="train only on the first so many")
+
+
+def split_images(options: argparse.Namespace) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images to train on and images to measure, as the three options above say.
 
     "held-out" divides the training set, 50,000 and 10,000: for every choice of a setting.
     "test" trains on all 60,000 and measures the test set: for final figures alone.
     """
     mnist = load_mnist(ROOT / "data")
-    if split == "test":
-        return mnist.train_images, mnist.test_images
-    order = torch.randperm(len(mnist.train_images), generator=torch.Generator().manual_seed(0))
-    return mnist.train_images[order[:50_000]], mnist.train_images[order[50_000:]]
+    train, measured = mnist.train_images, mnist.test_images
+    if options.split == "held-out":
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+        train, measured = train[order[:50_000]], train[order[50_000:]]
+    return train[: options.train_images], measured[: options.images]
 
 
 def binarized_once(images: torch.Tensor) -> torch.Tensor:
-    """The images that are measured, the same draw in every run and every script."""
+    """The images that are measured, the same draw in every script, and of the first so many as of all."""
     return binarize(images, generator=torch.Generator().manual_seed(0))
 
 

@@ -20,42 +20,27 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from common import add_run, binarized_once, ink_logits, machine, split_images
+from common import add_image_options, add_run, binarized_once, ink_logits, machine, seconds, split_images
 
-from vae_utils import (
-    Bound,
-    FlowPrior,
-    active_units,
-    bfloat16_is_faster,
-    conv_vae,
-    elbo,
-    encode_dataset,
-    estimate_log_likelihood,
-    evaluate,
-    fit,
-    initialize,
-    iwae,
-    mlp_vae,
-    reparameterize,
-)
+import vae_utils as vae
 
 
-def sampled_elbo(model, x, *, generator=None) -> Bound:
+def sampled_elbo(model, x, *, generator=None) -> vae.Bound:
     """The ELBO with a sampled KL for the standard prior too: it trains better than the exact one (see LOG.md)."""
     mu, logvar = model.encode(x)
-    z = reparameterize(mu, logvar, generator=generator)
+    z = vae.reparameterize(mu, logvar, generator=generator)
     log_likelihood, kl = model.log_likelihood(x, z), model.log_ratio(z, mu.detach(), logvar.detach())
-    return Bound(log_likelihood - kl, log_likelihood, kl)
+    return vae.Bound(log_likelihood - kl, log_likelihood, kl)
 
 
 # Each with its share of the time and the settings of a call of fit, so with a climb and decay of its learning rate.
 PHASES = {
-    "learned": [(1.0, {"learning_rate": 4e-3, "objective": elbo})],
+    "learned": [(1.0, {"learning_rate": 4e-3, "objective": vae.elbo})],
     "standard": [
         (0.8, {"learning_rate": 4e-3, "objective": sampled_elbo}),
-        (0.2, {"learning_rate": 1e-3, "objective": partial(iwae, num_samples=5)}),
+        (0.2, {"learning_rate": 1e-3, "objective": partial(vae.iwae, num_samples=5)}),
     ],
-    "map": [(1.0, {"learning_rate": 3e-3, "objective": elbo})],
+    "map": [(1.0, {"learning_rate": 3e-3, "objective": vae.elbo})],
 }
 
 
@@ -63,10 +48,10 @@ def make_model(name: str, images: torch.Tensor, seed: int):
     """A new model where the images are. The map's logits begin at the log-odds of each pixel's mean ink."""
     torch.manual_seed(seed)
     if name == "map":
-        model = mlp_vae()
-        initialize(model.decoder, output=ink_logits(images))
+        model = vae.mlp_vae()
+        vae.initialize(model.decoder, output=ink_logits(images))
     else:
-        model = conv_vae(prior=FlowPrior(32) if name == "learned" else None)
+        model = vae.conv_vae(prior=vae.FlowPrior(32) if name == "learned" else None)
     return model.to(images.device)
 
 
@@ -85,7 +70,7 @@ def train(model, images, name: str, epochs, *, seed: int, batch_size=128, bfloat
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
         for number, settings in enumerate(phases(name, epochs, batch_size=batch_size, seed=seed)):
             file = checkpoint and checkpoint.with_suffix(f".phase{number}")
-            history += fit(model, images, binarized=True, checkpoint=file, **settings)
+            history += vae.fit(model, images, binarized=True, checkpoint=file, **settings)
     return history
 
 
@@ -95,24 +80,23 @@ def epochs_in(minutes: float, images: torch.Tensor, name: str, batch_size: int, 
     epochs = []
     for share, settings in PHASES[name]:
         some = images[: 100 * batch_size]
-        for _ in range(2):
-            start = time.perf_counter()
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
-                fit(model, some, epochs=1, batch_size=batch_size, binarized=True, progress=False, **settings)
-            elapsed = time.perf_counter() - start
+        settings = settings | {"epochs": 1, "batch_size": batch_size, "binarized": True, "progress": False}
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
+            vae.fit(model, some, **settings)
+            elapsed = seconds(partial(vae.fit, model, some, **settings))
         epochs.append(max(1, round(share * minutes * 60 / (elapsed * len(images) / len(some)))))
     return epochs
 
 
 def measure(model, images: torch.Tensor, num_samples: int, seed: int) -> dict:
-    estimate = estimate_log_likelihood(model, images, num_samples=num_samples, seed=seed, progress=True).double()
+    estimate = vae.estimate_log_likelihood(model, images, num_samples=num_samples, seed=seed, progress=True).double()
     return {
-        **evaluate(model, images, seed=seed),
+        **vae.evaluate(model, images, seed=seed),
         "images": len(images),
         "num_samples": num_samples,
         "negative_log_likelihood": -estimate.mean().item(),
         "standard_error": estimate.std().item() / len(images) ** 0.5,
-        "active_units": int(active_units(encode_dataset(model, images)[0]).sum()),
+        "active_units": int(vae.active_units(vae.encode_dataset(model, images)[0]).sum()),
         "parameters": sum(p.numel() for p in model.parameters()),
     }
 
@@ -129,9 +113,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--save", type=Path, help="write the weights to this file")
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights, the batches and the noise")
     parser.add_argument("--num-samples", type=int, default=128, help="importance samples K an image")
-    parser.add_argument("--images", type=int, default=10_000, help="measure only the first so many")
-    parser.add_argument("--train-images", type=int, default=60_000, help="train only on the first so many")
-    parser.add_argument("--split", choices=["test", "held-out"], default="test")
+    add_image_options(parser, split="test")
     parser.add_argument("--float32", action="store_true", help="also where bfloat16 is faster")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", nargs=2, metavar=("FILE", "NAME"), help="add the figures to the list NAME-MODEL")
@@ -144,19 +126,17 @@ def parse_options() -> argparse.Namespace:
 
 def main():
     options = parse_options()
-    images, measured = split_images(options.split)
-    grey = (
-        options.model == "map"
-    )  # grey images have an ELBO but no log p(x), and the notebook's map is measured on them
-    measured = (measured if grey else binarized_once(measured))[: options.images].to(options.device)
-    images = images[: options.train_images].to(options.device)
+    images, measured = split_images(options)
+    grey = options.model == "map"  # measured on grey images, as in the notebook, which have an ELBO but no log p(x)
+    measured = (measured if grey else binarized_once(measured)).to(options.device)
+    images = images.to(options.device)
     model = make_model(options.model, images, options.seed)
     report = {"model": options.model, "split": options.split, "seed": options.seed}
     if options.load:
         model.load_state_dict(torch.load(options.load, weights_only=True))
         report["weights"] = options.load.name
     else:
-        bfloat16 = not (grey or options.float32) and bfloat16_is_faster(options.device)
+        bfloat16 = not (grey or options.float32) and vae.bfloat16_is_faster(options.device)
         settings = {"batch_size": options.batch_size, "bfloat16": bfloat16}
         epochs = options.epochs or epochs_in(options.minutes, images, options.model, **settings)
         print(f"epochs of each phase: {epochs}, in {'bfloat16' if bfloat16 else 'float32'}")
@@ -168,7 +148,7 @@ def main():
         report |= {"train_elbo": history[-1]["elbo"]}
     if options.save:
         torch.save(model.state_dict(), options.save)
-    report |= evaluate(model, measured) if grey else measure(model, measured, options.num_samples, options.seed)
+    report |= vae.evaluate(model, measured) if grey else measure(model, measured, options.num_samples, options.seed)
     report |= {"device": options.device, **machine()}
     for key, value in report.items():
         print(f"{key:25} {value:.3f}" if isinstance(value, float) else f"{key:25} {value}")

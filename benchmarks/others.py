@@ -2,7 +2,6 @@
 
 import gzip
 import logging
-import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +13,8 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from vae_utils import elbo
+
+HAS_PYTHAE = find_spec("pythae") is not None  # else the scripts leave it out
 
 
 def usual_loader(size: int, batch_size: int) -> DataLoader:
@@ -29,7 +30,7 @@ def usual_loader(size: int, batch_size: int) -> DataLoader:
 
 
 def usual_epoch(model, loader: DataLoader, optimizer, *, binarized: bool) -> float:
-    """An epoch of the loop that everyone writes. Returns its mean loss."""
+    """An epoch of the loop that everyone writes, which also wants to know its mean loss."""
     device, total = next(model.parameters()).device, 0.0
     for x, _ in loader:
         x = x.view(len(x), -1).to(device)
@@ -39,13 +40,6 @@ def usual_epoch(model, loader: DataLoader, optimizer, *, binarized: bool) -> flo
         optimizer.step()
         total += loss.item()
     return total / len(loader)
-
-
-def has_pythae() -> bool:
-    if not find_spec("pythae"):
-        print("left out: pythae, which is not installed (pip install pythae)", file=sys.stderr)
-        return False
-    return True
 
 
 def pythae_trainer(model, images: Tensor, folder: str, *, binarized: bool, **settings):

@@ -10,24 +10,16 @@ them; the table gives medians over the epochs. pythae is left out when it is not
 import argparse
 import statistics
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
 import torch
-from common import ROOT, machine, write_json
-from others import has_pythae, pythae_trainer, usual_epoch, usual_loader
+from common import ROOT, machine, seconds, write_json
+from others import HAS_PYTHAE, pythae_trainer, usual_epoch, usual_loader
 
 from vae_utils import fit, load_mnist, mlp_vae
 
 HIDDEN, LATENT, LEARNING_RATE = 400, 20, 1e-3
-
-
-def seconds(function) -> float:
-    start = time.perf_counter()
-    function()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def make_model(images):
@@ -45,21 +37,11 @@ def our_fit(images, batch_size, bfloat16=False):
     return epoch
 
 
-def our_fit_bfloat16(images, batch_size):
-    """The same with the layers in bfloat16: a coarser rounding than that of every other row."""
-    return our_fit(images, batch_size, bfloat16=True)
-
-
 def usual_loop(images, batch_size, fused=None):
     """The loop that everyone writes: DataLoader over datasets.MNIST with ToTensor, and AdamW as it comes."""
     loader, model = usual_loader(len(images), batch_size), make_model(images)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=fused)
     return lambda: usual_epoch(model, loader, optimizer, binarized=False)
-
-
-def usual_loop_fused(images, batch_size):
-    """The same with the fused AdamW, as in `fit`: what is left is the way of the data."""
-    return usual_loop(images, batch_size, fused=True)
 
 
 def bare_products(images, batch_size):
@@ -93,16 +75,15 @@ PYTHAE = "pythae's BaseTrainer"
 CONTENDERS = {
     FLOOR: bare_products,
     "fit": our_fit,
-    "fit in bfloat16": our_fit_bfloat16,
+    "fit in bfloat16": partial(our_fit, bfloat16=True),  # a coarser rounding than that of every other row
     LOOP: usual_loop,
-    "the same with fit's fused AdamW": usual_loop_fused,
+    "the same with fit's fused AdamW": partial(usual_loop, fused=True),  # what is left is the way of the data
     PYTHAE: pythae,
 }
 
 
 def measure(images, batch_size, epochs) -> dict[str, dict]:
-    without = () if has_pythae() else (PYTHAE,)
-    runs = {name: make(images, batch_size) for name, make in CONTENDERS.items() if name not in without}
+    runs = {name: make(images, batch_size) for name, make in CONTENDERS.items() if name != PYTHAE or HAS_PYTHAE}
     for run in runs.values():
         run()  # the first epoch warms up
     times = {name: [] for name in runs}
@@ -126,9 +107,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=5, help="timed epochs of each contender")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--device", default="cpu")
-    parser.add_argument(
-        "--train-images", type=int, default=60_000, help="train only on the first so many, to try it out"
-    )
+    parser.add_argument("--train-images", type=int, default=60_000, help="train only on the first so many")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
     images = load_mnist(ROOT / "data").train_images[: options.train_images].to(options.device)

@@ -1,11 +1,10 @@
 """The variational autoencoder of Variational-Autoencoder.ipynb, in the order in which one would explain it:
 model, objective, training, checkpoint, evaluation, data, checks, plots.
 
-Letters      B batch, D pixels of an image, L latent dimensions, K importance samples, N images.
-Images       float tensors of shape (B, D), flat, with pixels in the range of the likelihood: [0, 1] for Bernoulli.
-Bounds       in nats, one number for each image; `fit` and `evaluate` return means over the images.
-Signs        higher is better, except for `loss`.
-Randomness   from the `generator` or `seed` that is passed in; without a generator, from PyTorch's global one.
+Letters     B batch, D pixels of an image, L latent dimensions, K importance samples, N images.
+Images      float tensors of shape (B, D), flat, with pixels in the range of the likelihood: [0, 1] for Bernoulli.
+Bounds      in nats, one number for each image, and higher is better; `fit` and `evaluate` return means over the images.
+Randomness  from the `generator` or `seed` that is passed in; without a generator, from PyTorch's global one.
 
 References
 [1] D. P. Kingma and M. Welling, Auto-Encoding Variational Bayes, ICLR 2014, arXiv:1312.6114
@@ -24,6 +23,7 @@ import io
 import math
 import os
 import struct
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -51,54 +51,100 @@ from tqdm.auto import tqdm
 
 
 class VAE(nn.Module):
-    """A variational autoencoder of four parts, each a module that you may replace ([1], [2]).
+    """A variational autoencoder of five parts, each a module that you may replace ([1], [2]).
 
-    encoder      q(z|x): images (B, D) -> (B, 2 L), the L means of a Gaussian beside its L raw log variances
-    decoder      codes (B, L) -> (B, P), the parameters of p(x|z); P is D for the likelihoods of this module
+    encoder      what is known of x: images (B, D) -> (B, P), the numbers that the posterior wants
+    posterior    q(z|x): numbers (..., P) -> a q, P being its `input_dim`; by default `DiagonalNormal`, whose q is a
+                 `Normal`. A q has `mean` (..., L), the code that stands for an image, `sample(generator)` -> (..., L)
+                 and `log_prob(z)` -> (...); it may have `detach()`, the same q with its own numbers held fixed
+    decoder      codes (B, L) -> (B, M), the parameters of p(x|z); M is D for the likelihoods of this module
     prior        p(z): `log_prob(z)`, (..., L) -> (...), and `sample(n, generator)` -> (n, L); N(0, I) by default
     likelihood   p(x|z): `log_prob(x, parameters)` -> (...), and `mean(parameters)` -> (..., D); Bernoulli by default
     """
 
-    def __init__(self, encoder, decoder, latent_dim: int, *, prior=None, likelihood=None):
+    def __init__(self, encoder, decoder, latent_dim: int, *, posterior=None, prior=None, likelihood=None):
         super().__init__()
         self.encoder, self.decoder, self.latent_dim = encoder, decoder, latent_dim
+        self.posterior = DiagonalNormal(latent_dim) if posterior is None else posterior
         self.prior = StandardNormal(latent_dim) if prior is None else prior
         self.likelihood = Bernoulli() if likelihood is None else likelihood
         _check_parts(self)
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of q(z|x): images (B, D) -> two tensors (B, L)."""
-        mu, raw = self.encoder(x).to(x.dtype).split(self.latent_dim, dim=-1)  # autocast may have made it bfloat16
-        return mu, 8 * torch.tanh(raw / 8) - 4  # smoothly between -12 and 4: no variance overflows
+    def encode(self, x: Tensor):
+        """q(z|x) of images (B, D). By default a `Normal`, so that `mu, logvar = model.encode(x)`, each (B, L)."""
+        return self.posterior(self.posterior_numbers(x))
+
+    def posterior_numbers(self, x: Tensor) -> Tensor:
+        """What the encoder tells the posterior: images (B, D) -> (B, P)."""
+        numbers, wanted = self.encoder(x).to(x.dtype), self.posterior.input_dim  # autocast may have made it bfloat16
+        if numbers.shape[-1] != wanted:
+            raise ValueError(f"the encoder gives {numbers.shape[-1]} numbers, and the posterior wants {wanted}")
+        return numbers
 
     def decode(self, z: Tensor) -> Tensor:
-        """Parameters of p(x|z): codes (..., L) -> (..., P)."""
+        """Parameters of p(x|z): codes (..., L) -> (..., M)."""
         return self.decoder(z.reshape(-1, z.shape[-1])).to(z.dtype).view(*z.shape[:-1], -1)
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """log p(x|z): images (B, D) and codes (..., B, L) -> (..., B)."""
         return self.likelihood.log_prob(x, self.decode(z))
 
-    def log_ratio(self, z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+    def log_ratio(self, q, z: Tensor) -> Tensor:
         """log q(z|x) - log p(z), whose mean over draws z from q is the KL: (..., B, L) -> (..., B)."""
-        return log_normal(z, mu, logvar) - self.prior.log_prob(z)
+        return q.log_prob(z) - self.prior.log_prob(z)
 
-    def kl(self, z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
-        """KL(q(z|x) || p(z)): exact for the standard normal prior, else its estimate `log_ratio` from the draw z.
+    def kl(self, q, z: Tensor) -> Tensor:
+        """KL(q(z|x) || p(z)): exact for a `Normal` and N(0, I), else its estimate `log_ratio` from the draw z.
 
-        The estimate's gradient flows through z alone, which is as right on average and usually less noisy ([8]).
+        If q can `detach`, the encoder's gradient of that estimate flows through z alone, which is as right on average
+        and usually less noisy ([8]). The prior's gradient is whole.
         """
-        if type(self.prior) is StandardNormal:  # a subclass may have a density of its own
-            return kl_divergence(mu, logvar)
-        return self.log_ratio(z, mu.detach(), logvar.detach())
+        if type(q) is Normal and type(self.prior) is StandardNormal:  # a subclass may have a density of its own
+            return kl_divergence(*q)
+        return self.log_ratio(q.detach() if hasattr(q, "detach") else q, z)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Decode the mean code of each image to the mean of p(x|z): (B, D) -> (B, D)."""
-        return self.likelihood.mean(self.decode(self.encode(x)[0]))
+        return self.likelihood.mean(self.decode(self.encode(x).mean))
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """n new images: codes from the prior, decoded to the mean of p(x|z): (n, D)."""
         return self.likelihood.mean(self.decode(self.prior.sample(n, generator)))
+
+    def forward(self, *_):
+        raise NotImplementedError("a VAE is not called: use encode, decode, reconstruct, sample or elbo(model, x)")
+
+
+class Normal(NamedTuple):
+    """q(z|x) = N(mu, diag exp logvar), mu and logvar each (..., L)."""
+
+    mu: Tensor
+    logvar: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        return self.mu
+
+    def sample(self, generator: Generator | None = None) -> Tensor:
+        return reparameterize(self.mu, self.logvar, generator=generator)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return log_normal(z, self.mu, self.logvar)
+
+    def detach(self) -> "Normal":
+        return Normal(self.mu.detach(), self.logvar.detach())
+
+
+class DiagonalNormal(nn.Module):
+    """The posterior whose q is a `Normal`: L means beside L raw log variances, from the encoder."""
+
+    def __init__(self, latent_dim: int):
+        super().__init__()
+        self.latent_dim, self.input_dim = latent_dim, 2 * latent_dim
+
+    def forward(self, numbers: Tensor) -> Normal:
+        mu, raw = numbers.chunk(2, dim=-1)
+        return Normal(mu, 8 * torch.tanh(raw / 8) - 4)  # smoothly between -12 and 4: no variance overflows
 
 
 class StandardNormal(nn.Module):
@@ -116,45 +162,64 @@ class StandardNormal(nn.Module):
         return torch.randn(n, self.latent_dim, generator=generator, device=self.zeros.device, dtype=self.zeros.dtype)
 
 
-class FlowPrior(nn.Module):
-    """A learned prior: N(0, I) bent by affine couplings, with an exact density and exact draws ([6], section 3).
+class Flow(nn.Module):
+    """Affine couplings: a map of codes to noise that can be undone, and its log determinant ([6], section 3).
 
-    A coupling scales and shifts the second half of the code by what a small network makes of the first half, so it can
-    be undone, and its log determinant is the sum of the log scales. Then the halves change places.
+    A coupling scales and shifts the second half of the code by what a small network makes of the first half, and of a
+    context if there is one; its log determinant is the sum of the log scales. Then the halves change places.
     """
 
-    def __init__(self, latent_dim: int, *, couplings: int = 8, hidden_dim: int = 128):
+    def __init__(self, latent_dim: int, *, context_dim: int = 0, couplings: int = 8, hidden_dim: int = 128):
         super().__init__()
-        self.latent_dim, self.base = latent_dim, StandardNormal(latent_dim)
+        self.latent_dim = latent_dim
         self.sizes = first, second = latent_dim // 2, latent_dim - latent_dim // 2
-        self.networks = nn.ModuleList(_dense(first, hidden_dim, hidden_dim, 2 * second) for _ in range(couplings))
-        for network in self.networks:  # all scales 1 and shifts 0: the flow begins as N(0, I)
+        widths = first + context_dim, hidden_dim, hidden_dim, 2 * second
+        self.networks = nn.ModuleList(_dense(*widths) for _ in range(couplings))
+        for network in self.networks:  # all scales 1 and shifts 0: the flow begins as the identity
             nn.init.zeros_(network[-1].weight)
             nn.init.zeros_(network[-1].bias)
 
-    def log_prob(self, z: Tensor) -> Tensor:
-        """log N(f(z); 0, I) + log |det df/dz|, f being all couplings: (..., L) -> (...)."""
+    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Noise f(z) and log |det df/dz|: codes (..., B, L), context (B, C) -> (..., B, L) and (..., B)."""
         log_det = 0
         for network in self.networks:
             first, second = z.split(self.sizes, dim=-1)
-            log_scale, shift = self._scale_and_shift(network, first)
+            log_scale, shift = self._scale_and_shift(network, first, context)
             z = torch.cat([second * torch.exp(log_scale) + shift, first], dim=-1)
             log_det = log_det + log_scale.sum(-1)
-        return self.base.log_prob(z) + log_det
+        return z, log_det
 
-    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
-        """Draws from N(0, I), sent back through the couplings: (n, L)."""
-        z = self.base.sample(n, generator)
+    def inverse(self, noise: Tensor, context: Tensor | None = None) -> Tensor:
+        """The codes z of which f(z) is this noise: (..., B, L) -> (..., B, L)."""
+        z = noise
         for network in reversed(self.networks):
             second, first = z.split(self.sizes[::-1], dim=-1)
-            log_scale, shift = self._scale_and_shift(network, first)
+            log_scale, shift = self._scale_and_shift(network, first, context)
             z = torch.cat([first, (second - shift) * torch.exp(-log_scale)], dim=-1)
         return z
 
-    def _scale_and_shift(self, network: nn.Module, first: Tensor) -> tuple[Tensor, Tensor]:
+    def _scale_and_shift(self, network: nn.Module, first: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        if context is not None:
+            first = torch.cat([first, context.expand(*first.shape[:-1], -1)], dim=-1)
         with torch.autocast(first.device.type, enabled=False):  # a density needs more digits than bfloat16 has
             raw, shift = network(first).chunk(2, dim=-1)
         return 2 * torch.tanh(raw / 2), shift  # scales between exp(-2) and exp(2)
+
+
+class FlowPrior(Flow):
+    """A learned prior: N(0, I) bent by a flow, with an exact density and exact draws. It begins as N(0, I)."""
+
+    def __init__(self, latent_dim: int, *, couplings: int = 8, hidden_dim: int = 128):
+        super().__init__(latent_dim, couplings=couplings, hidden_dim=hidden_dim)
+        self.base = StandardNormal(latent_dim)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log N(f(z); 0, I) + log |det df/dz|: (..., L) -> (...)."""
+        noise, log_det = self(z)
+        return self.base.log_prob(noise) + log_det
+
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
+        return self.inverse(self.base.sample(n, generator))
 
 
 class Bernoulli(nn.Module):
@@ -165,6 +230,7 @@ class Bernoulli(nn.Module):
     """
 
     support = (0.0, 1.0)  # the range of pixels that `fit` and `evaluate` accept
+    first_output = -1.9  # where a new decoder begins: the log-odds of 0.13, which is MNIST's mean ink
 
     def log_prob(self, x: Tensor, logits: Tensor) -> Tensor:
         """x (B, D) and logits (..., B, D) -> (..., B)."""
@@ -196,31 +262,46 @@ def _dense(*widths: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def initialize(network: nn.Module, output: float | Tensor = 0.0) -> nn.Module:
-    """Draw Kaiming's weights [7], which keep a signal's size through many layers; biases 0, the last ones `output`."""
+def initialize(network: nn.Module, output: float | Tensor | None = None) -> nn.Module:
+    """Draw Kaiming's weights [7], which keep a signal's size through many layers, and biases of 0.
+
+    `output` is the bias of the last layer of a nn.Sequential. Of any other network it is not known: ValueError.
+    """
     for name, weight in network.named_parameters():
         if weight.ndim > 1:
             nn.init.kaiming_normal_(weight, nonlinearity="relu")
         elif name.endswith("bias"):
-            last = nn.init.zeros_(weight)
-    last.data.copy_(torch.as_tensor(output))  # `last` is now the bias of the last layer
+            nn.init.zeros_(weight)
+    if output is not None:
+        _output_bias(network).copy_(torch.as_tensor(output))
     return network
 
 
-def _vae(encoder: nn.Module, decoder: nn.Module, latent_dim: int, parts: dict) -> VAE:
-    """The VAE of two new networks. Its logits start around -1.9, the log-odds of 0.13, which is MNIST's mean ink."""
+def _output_bias(network: nn.Module) -> Tensor:
+    layer = network
+    while isinstance(layer, nn.Sequential):
+        layer = next((part for part in reversed(layer) if [*part.parameters()]), nn.Identity())
+    if [*layer.children()] or getattr(layer, "bias", None) is None:
+        kind = type(network).__name__
+        raise ValueError(f"no bias of this {kind} is known as its output's: leave output out, and set it yourself")
+    return layer.bias.data
+
+
+def _vae(encoder: nn.Module, decoder: nn.Module, latent_dim: int, **parts) -> VAE:
+    """The VAE of two new networks, the decoder's output as its likelihood wants it at first."""
     model = VAE(initialize(encoder), decoder, latent_dim, **parts)
-    initialize(decoder, output=-1.9 if isinstance(model.likelihood, Bernoulli) else 0.0)
+    initialize(decoder, output=getattr(model.likelihood, "first_output", 0.0))
     return model
 
 
 def mlp_vae(
-    latent_dim: int = 2, hidden_dims: Sequence[int] = (256, 256, 256), *, image_dim: int = 784, **parts: nn.Module
+    latent_dim: int = 2, hidden_dims: Sequence[int] = (256, 256, 256), *, image_dim=784, posterior=None, **parts
 ) -> VAE:
     """Fully connected, with the encoder's widths in reverse in the decoder; parts are `VAE`'s prior and likelihood."""
-    encoder = _dense(image_dim, *hidden_dims, 2 * latent_dim)
+    posterior = posterior or DiagonalNormal(latent_dim)
+    encoder = _dense(image_dim, *hidden_dims, posterior.input_dim)
     decoder = _dense(latent_dim, *reversed(hidden_dims), image_dim)
-    return _vae(encoder, decoder, latent_dim, parts)
+    return _vae(encoder, decoder, latent_dim, posterior=posterior, **parts)
 
 
 def _convolutions(channels: int, depth: int) -> list[nn.Module]:
@@ -230,13 +311,15 @@ def _convolutions(channels: int, depth: int) -> list[nn.Module]:
 
 
 def conv_vae(
-    latent_dim: int = 32, *, channels: int = 32, hidden_dim: int = 256, image_side: int = 28, colors: int = 1, **parts
+    latent_dim: int = 32, *, channels=32, hidden_dim=256, image_side=28, colors=1, posterior=None, **parts
 ) -> VAE:
     """Convolutions at a half and a quarter of image_side, a multiple of 4, and dense layers; parts as in `mlp_vae`.
 
     With 3 colors an image is flat too: (B, 3 * side * side), one colour after the other.
     """
-    side, half = image_side // 4, channels // 2
+    if image_side % 4:
+        raise ValueError(f"image_side must be a multiple of 4, not {image_side}")
+    side, half, posterior = image_side // 4, channels // 2, posterior or DiagonalNormal(latent_dim)
     encoder = nn.Sequential(
         nn.Unflatten(1, (colors, image_side, image_side)),
         nn.Conv2d(colors, half, 4, stride=2, padding=1),  # -> (B, half, 14, 14), for 28 x 28 pixels
@@ -244,7 +327,7 @@ def conv_vae(
         nn.Conv2d(half, channels, 4, stride=2, padding=1),  # -> (B, channels, 7, 7)
         *_convolutions(channels, depth=2),
         nn.Flatten(),
-        *_dense(channels * side**2, hidden_dim, 2 * latent_dim),
+        *_dense(channels * side**2, hidden_dim, posterior.input_dim),
     )
     decoder = nn.Sequential(
         *_dense(latent_dim, hidden_dim, channels * side**2),
@@ -257,7 +340,8 @@ def conv_vae(
         nn.PixelShuffle(2),  # -> (B, colors, 28, 28)
         nn.Flatten(),
     )
-    return _vae(encoder, decoder, latent_dim, parts).to(memory_format=torch.channels_last)  # faster on a CPU
+    model = _vae(encoder, decoder, latent_dim, posterior=posterior, **parts)
+    return model.to(memory_format=torch.channels_last)  # faster on a CPU
 
 
 # ---- Objective ------------------------------------------------------------------------------------------------------
@@ -294,37 +378,28 @@ def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
 
 
 def elbo(model: VAE, x: Tensor, *, beta: float = 1.0, generator: Generator | None = None) -> Bound:
-    """One-sample estimate of E_q[log p(x|z)] - beta * KL(q(z|x) || p(z)) <= log p(x) ([1], eq. 10; beta: [4])."""
-    mu, logvar = model.encode(x)
-    z = reparameterize(mu, logvar, generator=generator)
-    log_likelihood, kl = model.log_likelihood(x, z), model.kl(z, mu, logvar)
+    """One-sample estimate of E_q[log p(x|z)] - beta * KL(q(z|x) || p(z)) ([1], eq. 10; beta: [4]).
+
+    On average it is at most log p(x) if beta is 1 or more.
+    """
+    q = model.encode(x)
+    z = q.sample(generator)
+    log_likelihood, kl = model.log_likelihood(x, z), model.kl(q, z)
     return Bound(log_likelihood - beta * kl, log_likelihood, kl)
 
 
-def log_importance_weights(model: VAE, x: Tensor, num_samples: int, *, generator: Generator | None = None) -> Bound:
-    """log w_k = log p(x|z_k) + log p(z_k) - log q(z_k|x) for K draws z_k ~ q(z|x): (B, D) -> (K, B) ([3], eq. 8).
-
-    value is log w, and kl is log q - log p at each code, so that value = log_likelihood - kl here too.
-    """
-    num_samples = _count("num_samples", num_samples)
-    mu, logvar = (part.expand(num_samples, -1, -1) for part in model.encode(x))
-    z = reparameterize(mu, logvar, generator=generator)
-    log_likelihood, kl = model.log_likelihood(x, z), model.log_ratio(z, mu, logvar)
-    return Bound(log_likelihood - kl, log_likelihood, kl)
-
-
-def importance_weighted_bound(log_weights: Tensor) -> Tensor:
-    """log (1/K) sum_k w_k: (K, B) -> (B,). In expectation below log p(x), and closer to it as K grows ([3], eq. 8)."""
-    return torch.logsumexp(log_weights, dim=0) - math.log(len(log_weights))
-
-
 def iwae(model: VAE, x: Tensor, *, num_samples: int, generator: Generator | None = None) -> Bound:
-    """The importance-weighted bound of K draws ([3], eq. 8), beside their mean log p(x|z) and their mean log q - log p.
+    """The importance-weighted bound log (1/K) sum_k w_k with w_k = p(x|z_k) p(z_k) / q(z_k|x), z_k ~ q ([3], eq. 8).
 
-    With K = 1, value is an estimate of the ELBO, with a sampled KL.
+    On average at most log p(x), and closer to it as K grows; with K = 1 it is the ELBO, its KL sampled. Beside it stand
+    the means over the draws of log p(x|z) and of log q - log p.
     """
-    log_w, log_likelihood, kl = log_importance_weights(model, x, num_samples, generator=generator)
-    return Bound(importance_weighted_bound(log_w), log_likelihood.mean(0), kl.mean(0))
+    numbers = model.posterior_numbers(x).expand(_count("num_samples", num_samples), -1, -1)
+    q = model.posterior(numbers)
+    z = q.sample(generator)  # (K, B, L)
+    log_likelihood, kl = model.log_likelihood(x, z), model.log_ratio(q, z)  # each (K, B)
+    value = torch.logsumexp(log_likelihood - kl, dim=0) - math.log(num_samples)
+    return Bound(value, log_likelihood.mean(0), kl.mean(0))
 
 
 # ---- Training -------------------------------------------------------------------------------------------------------
@@ -367,13 +442,11 @@ def warmup_cosine(step: int, steps: int, warmup: float = 0.02) -> float:
     return min(1.0, (step + 1) / (warmup * steps + 1)) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def train_step(
-    model: VAE, x: Tensor, objective: Callable[..., Bound], optimizer, generator: Generator, *, check: bool = True
-) -> Bound:
-    """One step of the optimizer towards a higher objective of the images x (B, D), and what the objective was before.
+def train_step(model: VAE, x: Tensor, objective, optimizer, generator: Generator, *, check: bool = True) -> Bound:
+    """One step towards a higher objective of the images x (B, D); returns what it was before the step.
 
-    FloatingPointError for a loss that is not finite, before it reaches the weights; to see that, `check` waits for the
-    device.
+    FloatingPointError for a loss that is not finite, before it reaches the weights: for this, `check`, a step waits for
+    the device.
     """
     bound = objective(model, x, generator=generator)
     _check_bound(bound, len(x))
@@ -428,39 +501,35 @@ def fit(
 
     objective     a function (model, x, *, generator) -> Bound: `elbo`, `partial(elbo, beta=4.0)`, or your own
     binarized     train on a new 0/1 draw of every image in every batch, instead of on its grey levels
-    valid_images  held-out images, used as they are: after every epoch `evaluate` gives the ELBO of `model.encode`'s q,
-                  so an objective with a q of its own gives it to the model as `posterior`
+    valid_images  held-out images, for `evaluate` after every epoch: as they are, and with the q of `model.encode`. An
+                  objective that has a q of its own must give it to the model as `posterior`
     checkpoint    a file, written after every epoch; the same call continues from it, to the same weights bit for bit
     callback      called with the new row after every epoch, with the model in evaluation mode
 
     Returns a row for each epoch, of means over its images in nats: epoch, log_likelihood, kl and elbo, which is their
-    difference whatever the objective makes of them; with valid_images also valid_log_likelihood and so on. Seed, model
-    and machine decide every bit, unless a layer draws numbers itself, as dropout does. Inside torch.autocast the layers
-    compute in bfloat16; `bfloat16_is_faster` tells where that helps.
-    Raises FloatingPointError as `train_step` does, ValueError for a checkpoint that is damaged or of another call, and
-    OSError if it cannot be written. Every error, and Ctrl-C, has the finished rows as its attribute `history`.
+    difference whatever the objective makes of them; with valid_images also valid_log_likelihood and so on. Inside
+    torch.autocast the layers compute in bfloat16; `bfloat16_is_faster` tells where that helps.
+    Errors: FloatingPointError as in `train_step`, ValueError for a checkpoint that is damaged or of another call,
+    OSError if it cannot be written. Each of them, and Ctrl-C, has the finished rows as its attribute `history`.
     """
     epochs, batch_size = _count("epochs", epochs), _count("batch_size", batch_size)
-    call = {"epochs": epochs, "batch_size": batch_size, "objective": objective, "learning_rate": learning_rate}
-    call |= {"binarized": bool(binarized), "seed": seed, "images": images, "valid_images": valid_images}
     _check_images(images, model)
     if valid_images is not None:
         _check_images(valid_images, model, "valid_images")
+    call = {"epochs": epochs, "batch_size": batch_size, "objective": objective, "learning_rate": learning_rate}
+    call |= {"binarized": bool(binarized), "seed": seed, "images": images, "valid_images": valid_images}
     images, generator = images.to(_device(model)), Generator(_device(model)).manual_seed(seed)
-    optimizer, history, saved = make_optimizer(model), [], None
-    if checkpoint is not None:
-        saved = Checkpoint(checkpoint, call, model, optimizer, generator)
-        history = saved.load()
-    batches = math.ceil(len(images) / batch_size)
+    optimizer, batches = make_optimizer(model), math.ceil(len(images) / batch_size)
+    saved = None if checkpoint is None else Checkpoint(checkpoint, call, model, optimizer, generator)
+    history = saved.load() if saved else []
     bar = tqdm(total=epochs * batches, initial=len(history) * batches, unit="batch", disable=not progress)
     model.train()
     with bar, _history_in_errors(history, epochs):
         for epoch in range(len(history) + 1, epochs + 1):
             totals = images.new_zeros(2)  # log likelihood and KL, summed over the images
-            epoch_batches = _batches(images, batch_size, binarized, generator)
-            for step, x in enumerate(epoch_batches, start=(epoch - 1) * batches):
-                rate = learning_rate * warmup_cosine(step, epochs * batches)
-                optimizer.param_groups[0]["lr"] = float(rate)  # torch.load would refuse numpy's numbers in a checkpoint
+            for batch, x in enumerate(_batches(images, batch_size, binarized, generator)):
+                factor = warmup_cosine((epoch - 1) * batches + batch, epochs * batches)
+                optimizer.param_groups[0]["lr"] = float(learning_rate * factor)  # a checkpoint takes no numpy numbers
                 bound = train_step(model, x, objective, optimizer, generator)
                 totals += torch.stack([bound.log_likelihood.sum(), bound.kl.sum()]).detach()
                 bar.update()
@@ -470,9 +539,9 @@ def fit(
                 row |= {f"valid_{name}": mean for name, mean in evaluate(model, valid_images, seed=seed).items()}
             history.append(row)
             bar.set_postfix_str(f"epoch {epoch}/{epochs}, ELBO {row['elbo']:.2f}")
-            if saved is not None:
+            if saved:
                 saved.save(history)
-            if callback is not None:
+            if callback:
                 with eval_mode(model):
                     callback(dict(row))
     return history
@@ -512,12 +581,16 @@ def _replace_file(path: Path, data: bytes, kind: str) -> None:
 class Checkpoint:
     """A file from which the same call of `fit` goes on, and which refuses any other call."""
 
-    def __init__(self, path: str | Path, settings: dict, model: VAE, optimizer, generator: Generator):
+    def __init__(self, path: str | Path, call: dict, model: VAE, optimizer, generator: Generator):
         self.path, self.model, self.optimizer, self.generator = Path(path), model, optimizer, generator
         device = _device(model).type
-        settings = settings | {"device": device, "autocast": torch.is_autocast_enabled(device)}
-        settings |= {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
-        settings |= {name: weight for name, weight in model.named_parameters() if not weight.requires_grad}
+        settings = {
+            **call,
+            **{part: type(getattr(model, part)).__qualname__ for part in ("posterior", "prior", "likelihood")},
+            **{"device": device, "autocast": torch.is_autocast_enabled(device)},
+            **{name: tuple(weight.shape) for name, weight in model.state_dict().items()},
+            **{name: weight for name, weight in model.named_parameters() if not weight.requires_grad},
+        }
         self.settings = {name: _as_text(value) for name, value in settings.items()}
 
     def save(self, history: list[dict]) -> None:
@@ -561,13 +634,13 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def encode_dataset(model: VAE, images: Tensor, *, batch_size: int = 1000) -> tuple[Tensor, Tensor]:
-    """mu and logvar of q(z|x) for every image: (N, D) -> two tensors (N, L), on the model's device."""
+def encode_dataset(model: VAE, images: Tensor, *, batch_size: int = 1000):
+    """The q(z|x) of all images (N, D), on the model's device: by default `mu, logvar = encode_dataset(...)`, (N, L)."""
     batch_size = _count("batch_size", batch_size)
     _check_images(images, model)
     with eval_mode(model):
-        parts = [torch.stack(model.encode(x.to(_device(model)))) for x in images.split(batch_size)]  # each (2, B, L)
-    return torch.cat(parts, dim=1).unbind()
+        numbers = [model.posterior_numbers(x.to(_device(model))) for x in images.split(batch_size)]
+        return model.posterior(torch.cat(numbers))
 
 
 def _log_likelihood_in_batches(model: VAE, images: Tensor, z: Tensor, batch_size: int) -> Tensor:
@@ -581,11 +654,11 @@ def evaluate(model: VAE, images: Tensor, *, batch_size: int = 1000, seed: int = 
 
     All the noise is drawn at once, so the result does not depend on batch_size. The model's mode is left as it was.
     """
-    mu, logvar = encode_dataset(model, images, batch_size=batch_size)
-    z = reparameterize(mu, logvar, generator=Generator(mu.device).manual_seed(seed))
+    q = encode_dataset(model, images, batch_size=batch_size)
     with eval_mode(model):
+        z = q.sample(Generator(_device(model)).manual_seed(seed))
         log_likelihood = _log_likelihood_in_batches(model, images, z, batch_size).mean().item()
-        kl = model.kl(z, mu, logvar).mean().item()
+        kl = model.kl(q, z).mean().item()
     return {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl}
 
 
@@ -598,62 +671,96 @@ def estimate_log_likelihood(
     result does not depend on batch_size. For grey images under `Bernoulli` it is not a log likelihood.
     """
     num_samples = _count("num_samples", num_samples)
-    mu, logvar = encode_dataset(model, images, batch_size=batch_size)
-    generator = Generator(mu.device).manual_seed(seed)
+    q = encode_dataset(model, images, batch_size=batch_size)
+    generator = Generator(_device(model)).manual_seed(seed)
     log_sum = torch.full((len(images),), -math.inf, dtype=torch.float64)  # in float32, rounding would add up
     with eval_mode(model):
         for _ in tqdm(range(num_samples), unit="sample", disable=not progress):
-            z = reparameterize(mu, logvar, generator=generator)
+            z = q.sample(generator)
             log_likelihood = _log_likelihood_in_batches(model, images, z, batch_size)
-            log_sum = torch.logaddexp(log_sum, (log_likelihood - model.log_ratio(z, mu, logvar)).cpu())
-    return (log_sum - math.log(num_samples)).to(mu.dtype)
+            log_sum = torch.logaddexp(log_sum, (log_likelihood - model.log_ratio(q, z)).cpu())
+    return (log_sum - math.log(num_samples)).to(images.dtype)
 
 
-def active_units(mu: Tensor, threshold: float = 0.01) -> Tensor:
-    """Which latent dimensions are in use: (N, L) -> bool (L,) ([3], section 5.2)."""
-    return mu.var(dim=0) > threshold  # a unit that ignores its image sends every mean to the same place
+def active_units(q: Normal, threshold: float = 0.01) -> Tensor:
+    """Which latent dimensions of a `Normal` of N images are in use: bool (L,) ([3], section 5.2)."""
+    _check_normal(q, "active_units")
+    return q.mu.var(dim=0) > threshold  # a unit that ignores its image sends every mean to the same place
 
 
-def elbo_by_quadrature(model: VAE, x: Tensor, mu: Tensor, logvar: Tensor, *, nodes: int = 8) -> Tensor:
-    """The ELBO of any Gaussian q = N(mu, diag exp logvar), with sums in place of draws: (B, D), (B, L) -> (B,).
+def elbo_by_quadrature(model: VAE, x: Tensor, q: Normal, *, nodes: int = 8) -> Tensor:
+    """The ELBO of any `Normal` q of the images x (B, D), with sums in place of draws: (B,).
 
     Gauss-Hermite quadrature: the average over epsilon becomes a weighted sum over a grid of nodes^L fixed ones. With
-    gradients, so that mu and logvar can be fitted to each image.
+    gradients, so that q can be fitted to each image.
     """
-    points, weights = (torch.from_numpy(part).to(mu) for part in np.polynomial.hermite_e.hermegauss(nodes))
-    dims = mu.shape[-1]
+    _check_normal(q, "elbo_by_quadrature")
+    points, weights = (torch.from_numpy(part).to(q.mu) for part in np.polynomial.hermite_e.hermegauss(nodes))
+    dims = q.mu.shape[-1]
     epsilon = torch.cartesian_prod(*dims * [points]).view(-1, 1, dims)  # (nodes^L, 1, L)
     weights = torch.cartesian_prod(*dims * [weights / weights.sum()]).view(-1, 1, dims).prod(-1)  # (nodes^L, 1)
-    z = mu + torch.exp(0.5 * logvar) * epsilon
-    return (weights * (model.log_likelihood(x, z) - model.kl(z, mu, logvar))).sum(0)
+    z = q.mu + torch.exp(0.5 * q.logvar) * epsilon
+    return (weights * (model.log_likelihood(x, z) - model.kl(q, z))).sum(0)
+
+
+def best_gaussian(model: VAE, x: Tensor, starts: Sequence[Normal], *, steps: int = 80, nodes: int = 4) -> Normal:
+    """The `Normal` of the highest ELBO that is found for each image (B, D) by itself: gradient ascent from each start.
+
+    A start is kept where no ascent is better; the ascent's ELBO has nodes^L codes, the comparison's the default.
+    """
+    best, highest = None, torch.full((len(x),), -math.inf).to(x)
+    for start in starts:
+        _check_normal(start, "best_gaussian")
+        numbers = torch.stack(start).detach().requires_grad_()  # (2, B, L)
+        optimizer = torch.optim.Adam([numbers], lr=0.05)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            (-elbo_by_quadrature(model, x, Normal(*numbers), nodes=nodes).sum()).backward(inputs=[numbers])
+            optimizer.step()
+        for q in (start, Normal(*numbers.detach())):
+            with torch.no_grad():
+                value = elbo_by_quadrature(model, x, q)
+            better = (value > highest)[:, None]
+            best = q if best is None else Normal(*map(partial(torch.where, better), q, best))
+            highest = torch.maximum(highest, value)
+    return best
 
 
 class PosteriorGrid(NamedTuple):
-    """p(z|x) as density (N, n, n), z2 by rows and z1 by columns, both at points (n,); log p(x) as log_evidence (N,)."""
+    """Of each image log p(x) as log_evidence (N,), and the place where p(z|x) is highest as mode (N, 2)."""
 
-    points: Tensor
-    density: Tensor
     log_evidence: Tensor
+    mode: Tensor
 
 
 def posterior_on_grid(model: VAE, images: Tensor, *, limit: float = 5.0, n: int = 501) -> PosteriorGrid:
-    """The true posterior and log p(x) of images (N, D) under a model with 2 latent dimensions, by plain summation.
+    """log p(x) of images (N, D) under a model with 2 latent dimensions by plain summation, and the posteriors' modes.
 
-    The integral of p(x|z) p(z) over z becomes a sum over n x n codes in the square from -limit to limit. What lies
-    outside is lost (1e-6 of a standard normal, for 5), and the grid must be finer than the posteriors are wide.
+    The integral of p(x|z) p(z) over z becomes a sum over n x n codes in the square from -limit to limit. The grid must
+    be finer than the posteriors are wide. Warns of posteriors that reach the border, for what lies outside is lost.
     """
     _check_images(images, model)
     if model.latent_dim != 2:
         raise ValueError(f"a grid is for 2 latent dimensions, and this model has {model.latent_dim}")
     images = images.to(_device(model))
-    points = torch.linspace(-limit, limit, n, device=images.device, dtype=images.dtype)
-    codes = _grid(points, points).split(1000)
+    axis = torch.linspace(-limit, limit, n, device=images.device, dtype=images.dtype)
+    total = at_border = highest = torch.full((len(images),), -math.inf, device=images.device, dtype=torch.float64)
+    mode = images.new_zeros(len(images), 2)
     with eval_mode(model):
-        parts = [_log_likelihood_of_pairs(model, images, z) + model.prior.log_prob(z) for z in codes]
-    log_joint = torch.cat(parts, dim=1)  # (N, n * n)
-    log_evidence = torch.logsumexp(log_joint, dim=1) + 2 * math.log(2 * limit / (n - 1))
-    density = log_joint.sub_(log_evidence[:, None]).exp_().view(-1, n, n)  # in place: a fine grid is large
-    return PosteriorGrid(points, density, log_evidence)
+        for z in _grid(axis, axis).split(1000):  # not all at once: a fine grid is large
+            log_joint = (_log_likelihood_of_pairs(model, images, z) + model.prior.log_prob(z)).double()  # (N, 1000)
+            total = torch.logaddexp(total, log_joint.logsumexp(1))
+            at_border = torch.logaddexp(at_border, log_joint.where(z.abs().amax(1) == limit, -math.inf).logsumexp(1))
+            top, place = log_joint.max(1)
+            mode = torch.where((top > highest)[:, None], z[place], mode)
+            highest = torch.maximum(highest, top)
+    outside = ((at_border - total).exp() > 1e-4).sum().item()
+    if outside:
+        warnings.warn(
+            f"{outside} posteriors reach the border at {limit}: log p(x) is too low. Raise limit", stacklevel=2
+        )
+    log_evidence = total + 2 * math.log(2 * limit / (n - 1))
+    return PosteriorGrid(log_evidence.to(images.dtype), mode)
 
 
 def _grid(z1: Tensor, z2: Tensor) -> Tensor:
@@ -863,14 +970,22 @@ TENSOR_OF = {
 
 
 def _check_parts(model: VAE) -> None:
-    """Raise unless prior and likelihood have the methods that this module calls, and the prior the model's size."""
-    for path in ("prior.log_prob", "prior.sample", "likelihood.log_prob", "likelihood.mean"):
-        part, method = path.split(".")
-        if not callable(getattr(getattr(model, part), method, None)):
-            raise TypeError(f"the {part} must have a method {method}, and {getattr(model, part)} has none")
-    size = getattr(model.prior, "latent_dim", model.latent_dim)
-    if size != model.latent_dim:
-        raise ValueError(f"the model has {model.latent_dim} latent dimensions, and its prior {size}")
+    """Raise unless every part has what this module asks it for, and the model's size."""
+    for path in ("posterior.input_dim", "prior.log_prob", "prior.sample", "likelihood.log_prob", "likelihood.mean"):
+        name, wanted = path.split(".")
+        part = getattr(model, name)
+        if not hasattr(part, wanted):
+            raise TypeError(f"the {name} must have {wanted}, and {part} has none")
+        if (size := getattr(part, "latent_dim", model.latent_dim)) != model.latent_dim:
+            raise ValueError(f"the model has {model.latent_dim} latent dimensions, and its {name} {size}")
+
+
+def _check_normal(q, name: str) -> None:
+    """Raise unless q is a diagonal Gaussian: its mu and logvar mean nothing for another."""
+    if not isinstance(q, Normal):
+        raise TypeError(
+            f"{name} works for a Normal alone, as DiagonalNormal gives it, and this q is a {type(q).__name__}"
+        )
 
 
 def _check_images(images: Tensor, model: VAE, name: str = "images") -> None:

@@ -19,6 +19,8 @@ from vae_utils import (
     DIGIT_COLORS,
     VAE,
     Bernoulli,
+    DiagonalNormal,
+    Normal,
     StandardNormal,
     _label_positions,
     _replace_file,
@@ -65,7 +67,7 @@ def show_explorer(path: str | Path) -> None:
 def _check_model(model: VAE) -> None:
     if type(model) is not VAE:
         raise TypeError(f"model must be a VAE, not {type(model).__name__}")
-    for name, kind in (("prior", StandardNormal), ("likelihood", Bernoulli)):
+    for name, kind in (("posterior", DiagonalNormal), ("prior", StandardNormal), ("likelihood", Bernoulli)):
         part = getattr(model, name)
         if type(part) is not kind:  # a subclass may have a density of its own
             raise ValueError(f"the explorer computes only a {kind.__name__} {name}, not a {type(part).__name__}")
@@ -101,10 +103,10 @@ def _page_data(model: VAE, images: Tensor, labels: Tensor, snapshots: Sequence) 
 
 def _codes_and_losses(model: VAE, images: Tensor) -> tuple[Tensor, Tensor]:
     """Means of q(z|x), and minus the ELBO of each image by the page's own rule of 3 x 3 points: (N, 2), (N,)."""
-    mu, logvar = encode_dataset(model, images)
-    batches = zip(*(part.split(1000) for part in (images.to(mu.device), mu, logvar)), strict=True)
+    q = encode_dataset(model, images)
+    batches = zip(*(part.split(1000) for part in (images.to(q.mu.device), *q)), strict=True)
     with eval_mode(model):
-        return mu, torch.cat([-elbo_by_quadrature(model, *batch, nodes=3) for batch in batches])
+        return q.mu, torch.cat([-elbo_by_quadrature(model, x, Normal(*own), nodes=3) for x, *own in batches])
 
 
 def _share_among_own_kind(codes: np.ndarray, labels: np.ndarray) -> float:

@@ -81,10 +81,10 @@ def test_evaluation_mode_is_used_and_every_mode_restored(model, function, traini
 
 
 def test_active_units_are_those_whose_mean_moves():
-    mu = torch.randn(5000, 4, generator=generator()) * torch.tensor([1.0, 0.11, 0.09, 0.0]) + 3
-    assert vae.active_units(mu).tolist() == [True, True, False, False]
-    assert vae.active_units(mu, threshold=0.001).tolist() == [True, True, True, False]
-    assert not vae.active_units(torch.ones(9, 1), threshold=0.0)
+    q = vae.Normal(torch.randn(5000, 4, generator=generator()) * torch.tensor([1.0, 0.11, 0.09, 0.0]) + 3, None)
+    assert vae.active_units(q).tolist() == [True, True, False, False]
+    assert vae.active_units(q, threshold=0.001).tolist() == [True, True, True, False]
+    assert not vae.active_units(vae.Normal(torch.ones(9, 1), None), threshold=0.0)
 
 
 def test_images_go_to_the_device_of_the_model(model, monkeypatch):
@@ -92,15 +92,44 @@ def test_images_go_to_the_device_of_the_model(model, monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *args, **settings: nullcontext())  # which it does not know either
     there = model.to("meta")
     assert all(part.is_meta for part in vae.encode_dataset(there, IMAGES))
-    assert posterior_on_grid(there, IMAGES, n=3).density.is_meta
 
 
-def test_posterior_on_grid_is_the_posterior_of_probabilistic_pca():
+def test_the_grid_gives_log_p_and_the_highest_place_of_the_posterior_in_probabilistic_pca():
     model, x, log_p, posterior = linear_vae()
-    points, density, log_evidence = posterior_on_grid(model, x, limit=9.0, n=181)
+    log_evidence, mode = posterior_on_grid(model, x, limit=9.0, n=181)
     torch.testing.assert_close(log_evidence, log_p, rtol=1e-6, atol=1e-6)
-    there = torch.stack(torch.meshgrid(points, points, indexing="xy"), dim=-1)  # z1 by columns, z2 by rows
-    expected = posterior.log_prob(there[:, :, None]).sum(-1).exp().movedim(-1, 0)  # (N, n, n)
-    torch.testing.assert_close(density, expected, rtol=1e-6, atol=1e-6)
-    default = posterior_on_grid(model, x[:1])
-    torch.testing.assert_close(default.points, torch.linspace(-5, 5, 501, dtype=torch.float64))
+    torch.testing.assert_close(mode, (posterior.mean * 10).round() / 10)  # the grid's steps are of 0.1
+    default, fine = posterior_on_grid(model, x), posterior_on_grid(model, x, limit=5.0, n=501)
+    assert all(map(torch.equal, default, fine))
+
+
+class Far(vae.StandardNormal):
+    """A prior around (4, 0), as one that is learned may come to lie."""
+
+    def log_prob(self, z):
+        return super().log_prob(z - torch.tensor([4.0, 0.0]))
+
+
+def test_the_grid_says_when_a_posterior_reaches_its_border():
+    """Three posteriors of a decoder that ignores z: each is the prior, and a sixth of it lies beyond 5."""
+    decoder = Constant(torch.zeros(784))
+    with pytest.warns(UserWarning, match="3 posteriors reach the border at 5.0.* Raise limit"):
+        missed = posterior_on_grid(vae.VAE(None, decoder, 2, prior=Far(2)), torch.ones(3, 784)).log_evidence
+    whole = posterior_on_grid(vae.VAE(None, decoder, 2, prior=Far(2)), torch.ones(3, 784), limit=10.0, n=1001)
+    torch.testing.assert_close(whole.log_evidence, torch.full((3,), -784 * math.log(2)))
+    assert (whole.log_evidence - missed > 0.15).all()  # -log(1 - 0.159)
+
+
+def test_the_best_gaussian_is_the_posterior_of_probabilistic_pca_whatever_the_start():
+    """There the best is exact. Of two starts the better end is kept for each image, or a start that none betters."""
+    model, x, _, posterior = linear_vae()
+    exact = vae.Normal(posterior.mean, 2 * posterior.stddev.log().expand(6, 2))
+    off = vae.Normal(exact.mu + 0.5, exact.logvar + 1)
+    found = vae.best_gaussian(model, x, [off], steps=300)
+    torch.testing.assert_close(tuple(found), tuple(exact), rtol=0.02, atol=0.02)
+    far = vae.Normal(exact.mu + 50, exact.logvar)
+    for starts in ([far, exact], [exact, far]):
+        torch.testing.assert_close(tuple(vae.best_gaussian(model, x, starts, steps=2)), tuple(exact), rtol=0, atol=0)
+    even = torch.arange(6)[:, None] % 2 == 0  # images for which the first start is the good one
+    half = [vae.Normal(torch.where(good, exact.mu, far.mu), exact.logvar) for good in (even, ~even)]
+    torch.testing.assert_close(vae.best_gaussian(model, x, half, steps=2).mu, exact.mu, rtol=0, atol=0)

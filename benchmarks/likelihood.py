@@ -27,9 +27,9 @@ import vae_utils as vae
 
 def sampled_elbo(model, x, *, generator=None) -> vae.Bound:
     """The ELBO with a sampled KL for the standard prior too: it trains better than the exact one (see LOG.md)."""
-    mu, logvar = model.encode(x)
-    z = vae.reparameterize(mu, logvar, generator=generator)
-    log_likelihood, kl = model.log_likelihood(x, z), model.log_ratio(z, mu.detach(), logvar.detach())
+    q = model.encode(x)
+    z = q.sample(generator)
+    log_likelihood, kl = model.log_likelihood(x, z), model.log_ratio(q.detach(), z)
     return vae.Bound(log_likelihood - kl, log_likelihood, kl)
 
 
@@ -96,7 +96,7 @@ def measure(model, images: torch.Tensor, num_samples: int, seed: int) -> dict:
         "num_samples": num_samples,
         "negative_log_likelihood": -estimate.mean().item(),
         "standard_error": estimate.std().item() / len(images) ** 0.5,
-        "active_units": int(vae.active_units(vae.encode_dataset(model, images)[0]).sum()),
+        "active_units": int(vae.active_units(vae.encode_dataset(model, images)).sum()),
         "parameters": sum(p.numel() for p in model.parameters()),
     }
 

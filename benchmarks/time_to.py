@@ -124,6 +124,8 @@ def main():
     options = parser.parse_args()
     contestants = [who for who in options.who if who != "pythae" or HAS_PYTHAE]
     pairs = [(target, who) for target in options.targets for who in EPOCHS[target] if who in contestants]
+    if not pairs:
+        parser.error("nothing to run: EPOCHS has no such pair, or pythae is not installed (pip install pythae)")
     images, measured = split_images(options)
     measured = binarized_once(measured)
     runs = {pair: [] for pair in pairs}

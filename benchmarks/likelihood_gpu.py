@@ -4,8 +4,8 @@
         [--split test] [--json FILE NAME] [--weights FOLDER]
 
 A step of these networks is some thousand small kernels, which leave a large GPU idle; eighteen trainings side by side
-take 0.5 ms a step each on an H100. Order of the images, noise, schedule, optimiser and step are those of `fit`
-(tests/test_benchmarks.py). On a CPU the steps run one after the other, without graphs, to try it out.
+took 0.5 ms a step each on an H100, when the batch was still drawn inside of the recording. Order of the images, noise,
+schedule, optimiser and step are those of `fit` (tests/test_benchmarks.py). On a CPU it runs too, without graphs.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from vae_utils import _batches, available_device, bfloat16_is_faster, make_optim
 def train_phase(
     model, images: Tensor, *, epochs: int, seed: int, batch_size: int, learning_rate: float, objective
 ) -> Iterator[Tensor]:
-    """What `fit` does with `binarized=True`, a step at every `next`. Between the first and the last nothing waits.
+    """What `fit` does with `binarized=True`, a step at every `next`; only the first and the last wait for the device.
 
     Yields the sums of log likelihood and KL over the images of this epoch so far: a tensor (2,) that goes on changing.
     """

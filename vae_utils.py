@@ -431,8 +431,8 @@ def _device(model: nn.Module) -> torch.device:
 
 def make_optimizer(model: nn.Module, **settings) -> torch.optim.AdamW:
     """AdamW [5] with a memory of 100 squared gradients: 0.99 learns faster in a few thousand steps than 0.999."""
-    learned, fused = filter(lambda p: p.requires_grad, model.parameters()), _device(model).type in ("cpu", "cuda")
-    return torch.optim.AdamW(learned, betas=(0.9, 0.99), fused=fused, **settings)
+    fused = _device(model).type in ("cpu", "cuda")
+    return torch.optim.AdamW(model.parameters(), betas=(0.9, 0.99), fused=fused, **settings)
 
 
 def warmup_cosine(step: int, steps: int, warmup: float = 0.02) -> float:

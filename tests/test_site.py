@@ -20,7 +20,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 ROOT = Path(__file__).parent.parent
-SCRIPT = ROOT / "tools" / "build_site.py"
+SCRIPT = ROOT / "website" / "build.py"
 NOTEBOOK = nbformat.read(ROOT / "Variational-Autoencoder.ipynb", as_version=4)
 CODE = [cell for cell in NOTEBOOK.cells if cell.cell_type == "code"]
 FOLDED = {cell.id for cell in CODE if cell.metadata.get("jupyter", {}).get("source_hidden")}
@@ -137,7 +137,7 @@ def test_a_missing_cell_and_a_folder_that_cannot_be_written_are_named_in_one_lin
     with pytest.raises(SystemExit, match=r"^Variational-Autoencoder.ipynb has no cell no-such-cell: .*$"):
         SITE["as_notebook"](SITE["NOTEBOOK"])
     (tmp_path / "file").touch()
-    monkeypatch.setattr(sys, "argv", ["build_site.py", str(tmp_path / "file" / "site")])
+    monkeypatch.setattr(sys, "argv", ["build.py", str(tmp_path / "file" / "site")])
     with pytest.raises(SystemExit, match=f"^Cannot write the site to {re.escape(sys.argv[1])}: .*$"):
         SITE["main"]()
 

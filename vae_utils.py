@@ -25,6 +25,7 @@ import os
 import struct
 import warnings
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -41,6 +42,7 @@ import torch.nn.functional as F
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from PIL import Image, ImageOps
+from scipy import ndimage
 from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import datasets
@@ -430,11 +432,9 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def make_optimizer(model: nn.Module, **settings) -> torch.optim.AdamW:
-    """AdamW [5] for what there is to learn. 0.99, a memory of 100 squared gradients, reaches a higher ELBO in a few
-    thousand steps than the usual 0.999."""
-    learned = [weight for weight in model.parameters() if weight.requires_grad]
+    """AdamW [5] with a memory of 100 squared gradients: 0.99 learns faster in a few thousand steps than 0.999."""
     fused = _device(model).type in ("cpu", "cuda")
-    return torch.optim.AdamW(learned, betas=(0.9, 0.99), fused=fused, **settings)
+    return torch.optim.AdamW(model.parameters(), betas=(0.9, 0.99), fused=fused, **settings)
 
 
 def warmup_cosine(step: int, steps: int, warmup: float = 0.02) -> float:
@@ -443,10 +443,9 @@ def warmup_cosine(step: int, steps: int, warmup: float = 0.02) -> float:
 
 
 def train_step(model: VAE, x: Tensor, objective, optimizer, generator: Generator, *, check: bool = True) -> Bound:
-    """One step towards a higher objective of the images x (B, D); returns what it was before the step.
+    """One step of the optimizer to a higher mean objective of the images (B, D): the Bound from before the step.
 
-    FloatingPointError for a loss that is not finite, before it reaches the weights: for this, `check`, a step waits for
-    the device.
+    `check` waits for the device and raises FloatingPointError for a loss that is not finite, before any weight changes.
     """
     bound = objective(model, x, generator=generator)
     _check_bound(bound, len(x))
@@ -704,11 +703,10 @@ def elbo_by_quadrature(model: VAE, x: Tensor, q: Normal, *, nodes: int = 8) -> T
 
 
 def best_gaussian(model: VAE, x: Tensor, starts: Sequence[Normal], *, steps: int = 80, nodes: int = 4) -> Normal:
-    """The `Normal` of the highest ELBO that is found for each image (B, D) by itself: gradient ascent from each start.
-
-    A start is kept where no ascent is better; the ascent's ELBO has nodes^L codes, the comparison's the default.
+    """The `Normal` of highest ELBO for each image of x (B, D) by itself, of the starts and of where an ascent from each
+    of them ends. The ascent's ELBO is a sum over nodes^L codes; for the choice it is `elbo_by_quadrature`'s own.
     """
-    best, highest = None, torch.full((len(x),), -math.inf).to(x)
+    found = list(starts)
     for start in starts:
         _check_normal(start, "best_gaussian")
         numbers = torch.stack(start).detach().requires_grad_()  # (2, B, L)
@@ -717,13 +715,11 @@ def best_gaussian(model: VAE, x: Tensor, starts: Sequence[Normal], *, steps: int
             optimizer.zero_grad()
             (-elbo_by_quadrature(model, x, Normal(*numbers), nodes=nodes).sum()).backward(inputs=[numbers])
             optimizer.step()
-        for q in (start, Normal(*numbers.detach())):
-            with torch.no_grad():
-                value = elbo_by_quadrature(model, x, q)
-            better = (value > highest)[:, None]
-            best = q if best is None else Normal(*map(partial(torch.where, better), q, best))
-            highest = torch.maximum(highest, value)
-    return best
+        found.append(Normal(*numbers.detach()))
+    with torch.no_grad():
+        best = torch.stack([elbo_by_quadrature(model, x, q) for q in found]).argmax(0)  # (B,)
+    images = torch.arange(len(x), device=best.device)
+    return Normal(*(torch.stack(part)[best, images] for part in zip(*found, strict=True)))
 
 
 class PosteriorGrid(NamedTuple):
@@ -792,23 +788,6 @@ class Mnist(NamedTuple):
     test_labels: Tensor
 
 
-def _find(root: Path, variant: str) -> list[Path]:
-    """FILES from the deepest folder that holds all four, at whatever depth below it; empty if none does."""
-    # Files of all variants have the same names, so the folders must tell, by the first of these words in their path.
-    variant_of = {"fashion": "FashionMNIST", "kmnist": "KMNIST", "kuzushiji": "KMNIST", "mnist": "MNIST"}
-    folders = {}  # folder -> name as in FILES -> path
-    for path in filter(Path.is_file, sorted(root.rglob("*-ubyte*"))):
-        words = str(path.relative_to(root)).lower()
-        if next((name for word, name in variant_of.items() if word in words), variant) == variant:
-            name = path.name.split("-ubyte")[0].replace(".idx", "-idx")  # some datasets have a dot there
-            for folder in path.parents:
-                folders.setdefault(folder, {}).setdefault(name, path)
-    for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
-        if folders[folder].keys() >= set(FILES):
-            return [folders[folder][name] for name in FILES]
-    return []
-
-
 def load_mnist(root: str | Path = "data", *, variant: str = "MNIST", download: bool = True) -> Mnist:
     """Load the 60,000 training and 10,000 test images of `variant` (MNIST, FashionMNIST or KMNIST) into memory.
 
@@ -828,24 +807,39 @@ def load_mnist(root: str | Path = "data", *, variant: str = "MNIST", download: b
             problem = f"the download failed ({error})"
         paths = _find(root / variant, variant)
     if not paths:
-        known = {"MNIST": "hojjatk/mnist-dataset", "FashionMNIST": "zalando-research/fashionmnist"}  # on Kaggle
+        known = {"MNIST": "hojjatk/mnist-dataset", "FashionMNIST": "zalando-research/fashionmnist"}
         raise FileNotFoundError(
             f"No {variant} below {root.absolute()}: {problem}. Put {', '.join(FILES)} there, each with -ubyte or "
-            "-ubyte.gz at its end, pass another folder as root, or turn the network on. On Kaggle, choose Add Input "
-            f"and attach {known.get(variant, 'a dataset of these files')}."
+            "-ubyte.gz at its end, pass another folder as root, or turn the network on. "
+            f"On Kaggle, choose Add Input and attach {known.get(variant, 'a dataset of these files')}."
         )
-    mnist = Mnist(*(torch.from_numpy(read_idx(path)) for path in paths))
-    for images, labels in (mnist[:2], mnist[2:]):
-        if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or labels.max() > 9:
-            found = f"{tuple(images.shape)} and {tuple(labels.shape)} up to {labels.max()}"
-            names = ", ".join(map(str, paths))
-            raise ValueError(f"{names} do not belong together: wanted (N, 28, 28) and (N,) up to 9, found {found}")
-    return Mnist(*(part.flatten(1).float().div_(255) if part.ndim == 3 else part.long() for part in mnist))
+    return Mnist(*_read_pair(*paths[:2]), *_read_pair(*paths[2:]))
 
 
-def class_names(variant: str = "MNIST") -> tuple[str, ...]:
-    """What the labels 0 to 9 stand for: the digits themselves, kinds of clothing, or the sounds of the characters."""
-    return tuple("0123456789") if variant == "MNIST" else tuple(getattr(datasets, variant).classes)
+def _find(root: Path, variant: str) -> list[Path]:
+    """FILES from the deepest folder that holds all four, at whatever depth below it; empty if none does."""
+    # Files of all variants have the same names, so the folders must tell, by the first of these words in their path.
+    variant_of = {"fashion": "FashionMNIST", "kmnist": "KMNIST", "kuzushiji": "KMNIST", "mnist": "MNIST"}
+    found = defaultdict(dict)  # folder -> name as in FILES -> path
+    for path in sorted(root.rglob("*-ubyte*")):
+        words = str(path.relative_to(root)).lower()
+        named = [variant_of[word] for word in variant_of if word in words] or [variant]
+        if path.is_file() and named[0] == variant:
+            name = path.name.split("-ubyte")[0].replace(".idx", "-idx")  # some datasets have a dot there
+            for folder in path.parents:
+                found[folder].setdefault(name, path)
+    complete = [folder for folder, files in found.items() if files.keys() >= set(FILES)]
+    deepest = max(complete, key=lambda folder: len(folder.parts), default=None)
+    return [found[deepest][name] for name in FILES] if complete else []
+
+
+def _read_pair(images_path: Path, labels_path: Path) -> tuple[Tensor, Tensor]:
+    """Images (N, 784) in [0, 1] and their labels (N,)."""
+    images, labels = read_idx(images_path), read_idx(labels_path)
+    if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or labels.max() > 9:
+        found = f"{images.shape} and {labels.shape} up to {labels.max()}, not (N, 28, 28) and (N,) up to 9"
+        raise ValueError(f"{images_path} and {labels_path} do not belong together: they hold {found}")
+    return torch.from_numpy(images).flatten(1).float().div_(255), torch.from_numpy(labels).long()
 
 
 def read_idx(path: str | Path) -> np.ndarray:
@@ -853,14 +847,12 @@ def read_idx(path: str | Path) -> np.ndarray:
     with Path(path).open("rb") as plain:
         file = gzip.GzipFile(fileobj=plain) if plain.peek(2)[:2] == b"\x1f\x8b" else plain
         try:
-            zeros, type_code, ndim = struct.unpack(">HBB", file.read(4))
+            magic, ndim = struct.unpack(">3sB", file.read(4))
             shape = struct.unpack(f">{ndim}I", file.read(4 * ndim))
             size = math.prod(shape)
-            if (zeros, type_code) != (0, 8) or ndim == 0 or not 0 < size <= IDX_LIMIT:  # 8: unsigned bytes
-                raise ValueError(f"its header declares type {type_code} and shape {shape}")
-            values = bytearray(file.read(size + 1))  # one more, to notice a file that is too long
-            if len(values) != size:
-                raise ValueError(f"its header declares {size:,} values, and it holds {len(values):,} or more")
+            if magic != b"\0\0\x08" or ndim == 0 or not 0 < size <= IDX_LIMIT:  # 8: unsigned bytes
+                raise ValueError(f"its header declares the type {magic} and the shape {shape}")
+            values = bytearray(file.read(size + 1))  # one more, which reshape refuses: a file that is too long
             return np.frombuffer(values, dtype=np.uint8).reshape(shape)  # a bytearray is writable, as torch wants it
         except (ValueError, EOFError, struct.error, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(f"{path} is not a valid IDX file of unsigned bytes: {error}") from error
@@ -870,87 +862,101 @@ def images_from(source, *, side: int = 28, colors: int = 1, invert: bool = False
     """Pictures of your own as a tensor (N, colors * side * side) in [0, 1], and one printed line of what was done.
 
     source is a folder of PNG and JPEG files, at any depth, in sorted order; or an array, a tensor or a loader of
-    these, (N, H, W), (N, H, W, 3) or (N, 3, H, W), from 0 to 1, or to 255 if whole numbers; labels in a loader are left
-    out. What is transparent becomes white.
+    these, (N, H, W), (N, H, W, 3) or (N, 3, H, W), from 0 to 1, or to 255 if whole numbers. A loader's labels are left
+    out; what is transparent becomes white. FileNotFoundError for no folder, ValueError for what are no pictures.
     """
-    unreadable = []
-    if isinstance(source, str | Path):
-        pictures = list(_pictures_in(Path(source), unreadable))
-    else:
-        if isinstance(source, DataLoader):
-            source = torch.cat([batch[0] if isinstance(batch, list | tuple) else batch for batch in source])
-        array = np.asarray(source)
-        array = array[:, None] if array.ndim == 3 else array
-        array = array.transpose(0, 3, 1, 2) if array.shape[-1] == 3 else array
-        array = array / 255 if np.issubdtype(array.dtype, np.integer) else array
-        pictures = list(torch.from_numpy(array.astype(np.float32)))
-    if not pictures:
+    images, sizes, unreadable = [], set(), []
+    for picture in map(_channels_first, _pictures_in(source, unreadable)):  # one by one: many would fill the memory
+        sizes.add(picture.shape[1:])
+        if colors == 1:
+            picture = picture.mean(0, keepdim=True)
+        picture = F.interpolate(picture[None], size=(side, side), mode="bilinear", antialias=True)
+        images.append(picture.expand(1, colors, side, side).flatten(1))
+    if not images:
         raise ValueError(f"{source} holds no picture that can be read; tried: {', '.join(unreadable) or 'no file'}")
-    if any(p.ndim != 3 or len(p) not in (1, 3) or not 0 <= p.min() <= p.max() <= 1 for p in pictures):
-        raise ValueError("pictures must be (H, W) or (H, W, 3), from 0 to 1 or whole numbers from 0 to 255")
-    sizes = {tuple(picture.shape[1:]) for picture in pictures}
-    if colors == 1:
-        pictures = [picture.mean(0, keepdim=True) for picture in pictures]
-    scaled = [F.interpolate(p[None], size=(side, side), mode="bilinear", antialias=True) for p in pictures]
-    images = torch.cat([picture.expand(1, colors, side, side) for picture in scaled]).flatten(1)
+    images = torch.cat(images).clamp(0, 1)  # rounding makes white 1.0000001, which `fit` would refuse
     shown = ", ".join(f"{height} x {width}" for height, width in sorted(sizes)[:3]) + ", ..." * (len(sizes) > 3)
+    kind = ("in colour" if colors == 3 else "grey") + ", inverted" * invert
     dropped = f"; could not read {', '.join(unreadable)}" if unreadable else ""
-    kind = "in colour" if colors == 3 else "grey"
-    print(f"pictures: {len(images)}, {shown} -> {side} x {side}, {kind}{', inverted' * invert}{dropped}")
+    print(f"pictures: {len(images)}, {shown} -> {side} x {side}, {kind}{dropped}")
     return 1 - images if invert else images
 
 
-def _pictures_in(folder: Path, unreadable: list[str]) -> Iterator[Tensor]:
-    """Each readable PNG or JPEG below the folder, (3, H, W) from 0 to 1; the names of the others go to the list."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder.absolute()}")
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in (".png", ".jpg", ".jpeg"):
-            try:
-                yield _on_white(path)
-            except (OSError, SyntaxError, ValueError):  # PIL's errors for damaged files
-                unreadable.append(path.name)
+def _pictures_in(source, unreadable: list[str]) -> Iterator[np.ndarray]:
+    """Each picture of a folder, an array or a loader; the names of the files that are damaged go to the list."""
+    if isinstance(source, DataLoader):
+        for batch in source:
+            yield from np.asarray(batch[0] if isinstance(batch, list | tuple) else batch)
+    elif not isinstance(source, str | Path):
+        yield from np.asarray(source)
+    elif not Path(source).is_dir():
+        raise FileNotFoundError(f"there is no folder {Path(source).absolute()}")
+    else:
+        for path in sorted(Path(source).rglob("*")):
+            if path.suffix.lower() in (".png", ".jpg", ".jpeg"):
+                try:
+                    yield np.asarray(_on_white(path))
+                except (OSError, SyntaxError, ValueError):  # PIL's errors for damaged files
+                    unreadable.append(path.name)
 
 
-def _on_white(source: str | Path | Image.Image, largest: int | None = None) -> Tensor:
-    """A picture or its file as (3, H, W) from 0 to 1, with white behind what is transparent."""
-    picture = ImageOps.exif_transpose(source if isinstance(source, Image.Image) else Image.open(source))
-    picture = picture.convert("RGBA")
-    picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    picture.thumbnail((largest, largest) if largest else picture.size)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
+def _on_white(source: str | Path | Image.Image) -> Image.Image:
+    """A picture or its file, upright and in RGB, with white behind what is transparent."""
+    picture = source if isinstance(source, Image.Image) else Image.open(source)
+    picture = ImageOps.exif_transpose(picture).convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+
+
+def _channels_first(picture: np.ndarray) -> Tensor:
+    """A picture (H, W), (H, W, 3) or (3, H, W) -> float32 (1 or 3, H, W) from 0 to 1."""
+    white = 255 if np.issubdtype(picture.dtype, np.integer) else 1
+    pixels = torch.from_numpy(np.array(picture, dtype=np.float32)) / white
+    if pixels.shape[2:] == (3,):
+        pixels = pixels.permute(2, 0, 1)
+    pixels = pixels[None] if pixels.ndim == 2 else pixels
+    if pixels.ndim != 3 or len(pixels) not in (1, 3) or not 0 <= pixels.min() <= pixels.max() <= 1:
+        raise ValueError("pictures must be (H, W) or (H, W, 3), from 0 to 1 or whole numbers from 0 to 255")
+    return pixels
 
 
 def digit_from(picture: str | Path | Image.Image) -> Tensor:
-    """The photo or drawing of one digit, a file or PIL's, as MNIST would show it: (1, 784), with 1 for ink.
+    """The photo of one digit, a file or PIL's, as MNIST would show it: (1, 784), 1 for ink; ValueError for no digit."""
+    photo = _on_white(picture)
+    photo.thumbnail((200, 200))
+    ink = _without_specks(_ink_on_paper(np.asarray(photo).mean(-1) / 255))
+    (box,) = ndimage.find_objects((ink > 0.5).astype(int))
+    ink = torch.from_numpy(ink[box]).float()
+    # MNIST's digits are 20 pixels long and centred by mass: here in quarters, since rounding would shift the strokes.
+    height, width = (max(1, round(80 * length / max(ink.shape))) for length in ink.shape)
+    ink = F.interpolate(ink[None, None], size=(height, width), mode="bilinear", antialias=True)
+    row, column = ndimage.center_of_mass(ink[0, 0].numpy())
+    top = min(max(round(57.5 - row), 0), 112 - height)  # 57.5: the middle of pixel 14, counted from 0
+    left = min(max(round(57.5 - column), 0), 112 - width)
+    ink = F.pad(ink, (left, 112 - width - left, top, 112 - height - top))
+    return F.avg_pool2d(ink, 4).view(1, 784)
 
-    MNIST's digits are scaled to 20 pixels and centred by their mass. Raises ValueError if there is no digit.
-    """
-    grey = _on_white(picture, largest=200).mean(0)[None, None]
-    y, x = torch.meshgrid(*(torch.linspace(-1, 1, length) for length in grey.shape[2:]), indexing="ij")
-    terms, edge = torch.stack([x**0, x, y, x * y, x**2, y**2], dim=-1), torch.maximum(x.abs(), y.abs()) > 0.95
-    grey = grey if grey[0, 0][edge].median() > 0.5 else 1 - grey  # white on black
-    paper = terms @ torch.linalg.lstsq(terms[edge], grey[0, 0][edge][:, None]).solution  # a shadow is smooth
-    ink = (1 - grey / paper[..., 0].clamp(min=0.05)).clamp(min=0)
+
+def _ink_on_paper(grey: np.ndarray) -> np.ndarray:
+    """How much darker than its paper each pixel is, in a shadow or not: (H, W) -> (H, W), 0 for paper."""
+    y, x = np.meshgrid(*(np.linspace(-1, 1, length) for length in grey.shape), indexing="ij")
+    edge = np.maximum(abs(x), abs(y)) > 0.95
+    grey = grey if np.median(grey[edge]) > 0.5 else 1 - grey  # white on black
+    terms = np.stack([x**0, x, y, x * y, x**2, y**2], axis=-1)  # a shadow is smooth: a parabola, fitted at the edge
+    paper = terms @ np.linalg.lstsq(terms[edge], grey[edge], rcond=None)[0]
+    return np.maximum(1 - grey / np.maximum(paper, 0.05), 0)
+
+
+def _without_specks(ink: np.ndarray) -> np.ndarray:
+    """The ink of one digit, (H, W) -> (H, W) in [0, 1], without what is small beside it or faint."""
     mask = ink > ink.max() / 2
-    part = torch.arange(1.0, mask.numel() + 1).view_as(ink) * mask
-    while not torch.equal(part, grown := F.max_pool2d(part, 3, 1, 1) * mask):  # until what is connected has one number
-        part = grown
-    sizes = part[mask].long().bincount(minlength=1)
-    if ink.max() < 0.1 or mask.float().mean() > 0.5 or sizes.max() < mask.numel() / 1000:
+    parts, _ = ndimage.label(mask, structure=np.ones((3, 3)))
+    sizes = np.bincount(parts[mask], minlength=1)
+    if ink.max() < 0.1 or mask.mean() > 0.5 or sizes.max() < mask.size / 1000:
         raise ValueError("no digit was found: nothing stands out clearly from the paper")
-    specks = F.max_pool2d((mask & (sizes[part.long() * mask] < sizes.max() / 10)).float(), 5, 1, 2) > 0
-    ink = (ink / ink[mask].median() * 1.5 - 0.5).clamp(0, 1) * ~specks  # pencil becomes black, grain white
-    (rows, columns) = (places.unique() for places in (ink[0, 0] > 0.5).nonzero().T)
-    ink = ink[..., rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    size = [max(1, round(80 * length / max(ink.shape[2:]))) for length in ink.shape[2:]]  # in quarters of a pixel
-    ink = F.interpolate(ink, size=size, mode="bilinear", antialias=True)
-    margins = []
-    for dim, length in ((2, size[1]), (3, size[0])):  # F.pad wants the columns first
-        centre = (ink.sum(dim).flatten() @ torch.arange(float(length)) / ink.sum()).item()
-        start = min(max(round(57.5 - centre), 0), 112 - length)  # 57.5: the middle of pixel 14, counted from 0
-        margins += [start, 112 - length - start]
-    return F.avg_pool2d(F.pad(ink, margins), 4).view(1, 784)
+    specks = mask & (sizes < sizes.max() / 10)[parts]
+    specks = ndimage.binary_dilation(specks, structure=np.ones((5, 5)))  # and their blurred edges
+    ink = 1.5 * ink / np.quantile(ink[mask], 0.5, method="lower") - 0.5  # pencil becomes black, grain white
+    return np.where(specks, 0, ink.clip(0, 1))
 
 
 def binarize(images: Tensor, *, generator: Generator | None = None) -> Tensor:
@@ -959,14 +965,6 @@ def binarize(images: Tensor, *, generator: Generator | None = None) -> Tensor:
 
 
 # ---- Checks of what would give a wrong number without an error; elsewhere PyTorch's own errors are clear ------------
-
-# For what people pass in place of a tensor (N, D): the line that makes one of it.
-TENSOR_OF = {
-    "DataLoader": "torch.cat([x.flatten(1) for x, *_ in images])",
-    "DataFrame": "torch.tensor(images.to_numpy(), dtype=torch.float32) / 255",
-    "ndarray": "torch.from_numpy(images).float().flatten(1) / 255",
-    "bytes": "torch.frombuffer(bytearray(images), dtype=torch.uint8).view(-1, 784) / 255",
-}
 
 
 def _check_parts(model: VAE) -> None:
@@ -981,10 +979,10 @@ def _check_parts(model: VAE) -> None:
 
 
 def _check_normal(q, name: str) -> None:
-    """Raise unless q is a diagonal Gaussian: its mu and logvar mean nothing for another."""
+    """Raise unless q is a diagonal Gaussian: mu and logvar of another q would mean something else."""
     if not isinstance(q, Normal):
         raise TypeError(
-            f"{name} works for a Normal alone, as DiagonalNormal gives it, and this q is a {type(q).__name__}"
+            f"{name} is right for a Normal alone, the q of DiagonalNormal, and not for a {type(q).__name__}"
         )
 
 
@@ -993,9 +991,7 @@ def _check_images(images: Tensor, model: VAE, name: str = "images") -> None:
     if not isinstance(model, VAE):
         raise TypeError(f"model must be a VAE, not {type(model).__name__}")
     if not isinstance(images, Tensor):
-        kind = type(images).__name__
-        hint = f"; this makes one: {TENSOR_OF[kind].replace('images', name)}" if kind in TENSOR_OF else ""
-        raise TypeError(f"{name} must be a tensor, not {kind}{hint}")
+        raise TypeError(f"{name} must be a tensor (N, D), as images_from makes it, not {type(images).__name__}")
     if images.dtype != (dtype := next(model.parameters()).dtype):
         scale = "" if images.is_floating_point() else " / 255"
         raise TypeError(f"{name} must be of {dtype}, not {images.dtype}; this makes it so: {name}.to({dtype}){scale}")

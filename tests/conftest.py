@@ -37,3 +37,26 @@ def browser():
             give_up("no browser: no chromium and no google-chrome is on the path, and playwright has none")
         with playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"]) as browser:
             yield browser
+
+
+@pytest.fixture
+def open_window(browser):
+    """Open an address in a new window. None may have logged anything, or have asked for anything from elsewhere."""
+    here, faults, contexts = ("file:", "data:", "http://127.0.0.1:"), [], []
+
+    def open_window(address, width=1280, height=800, until=None, reduced_motion="reduce", **options):
+        size = {"width": width, "height": height}
+        contexts.append(browser.new_context(viewport=size, reduced_motion=reduced_motion, **options))
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: faults.append(message.text))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("request", lambda request: request.url.startswith(here) or faults.append(request.url))
+        page.goto(address)
+        if until:
+            page.wait_for_function(until)
+        return page
+
+    yield open_window
+    for context in contexts:
+        context.close()
+    assert faults == []

@@ -5,10 +5,6 @@ import hashlib
 import io
 import os
 import random
-import signal
-import subprocess
-import sys
-import time
 import traceback
 from functools import partial
 from pathlib import Path
@@ -206,58 +202,3 @@ def test_ctrl_c_is_raised_with_the_finished_rows_and_the_same_call_goes_on(tmp_p
         assert last.filename == vae_utils.__file__ and caught.value.__suppress_context__
     assert len(set(seen)) == 5 and evaluate(model, IMAGES[8:])["elbo"] < 0  # four steps
     assert path is None or train(model, path) == whole
-
-
-class SlowFile(io.FileIO):
-    def write(self, data):  # in five parts, so that half-written files are there to be found
-        for start in range(0, len(data), len(data) // 5 + 1):
-            super().write(data[start : start + len(data) // 5 + 1])
-            time.sleep(0.001)
-
-
-def finishes(folder, checkpoint, seconds=None):
-    """Train in a forked process with a slow disk, and kill it after so many seconds; the end is always the same."""
-    child = os.fork()
-    if child == 0:
-        try:
-            Path.open = lambda self, mode, **_: SlowFile(self, mode.replace("b", ""))
-            model = small_model(seed=random.randrange(1000) if checkpoint and checkpoint.exists() else 0)
-            end = train(model, checkpoint, epochs=8, objective=partial(iwae, num_samples=2))
-            if checkpoint is None:
-                torch.save(end, folder / "end")
-            os._exit(0 if end == torch.load(folder / "end", weights_only=True) else 1)
-        except BaseException as error:
-            print(repr(error), file=sys.stderr, flush=True)
-            os._exit(2)
-    if seconds is not None:
-        time.sleep(seconds)
-        os.kill(child, signal.SIGKILL)
-    status = os.waitpid(child, 0)[1]
-    assert status in (0, signal.SIGKILL)
-    return status == 0
-
-
-def kill_again_and_again(folder):
-    """Run this file, and it forks a process for each attempt, so that PyTorch is imported once."""
-    draw, kills, inside_a_write, finished = random.Random(0), 0, 0, 0
-    assert finishes(folder, None)
-    while kills < 25 or inside_a_write < 5 or not finished:
-        checkpoint, part = folder / f"run {finished}", folder / f"run {finished}.part"
-        left_before = part.exists()
-        if finishes(folder, checkpoint, draw.uniform(0, 0.2)):
-            finished += 1
-        else:
-            kills += 1
-            inside_a_write += part.exists() and not left_before
-    print(f"{kills} kills, {inside_a_write} of them inside a write, {finished} runs finished")
-
-
-@pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="forks processes that use PyTorch")
-def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(vae_utils.__file__).parent)}
-    done = subprocess.run([sys.executable, __file__, tmp_path], env=environment, capture_output=True, timeout=300)
-    assert done.returncode == 0 and b"kills" in done.stdout, done.stderr.decode()
-
-
-if __name__ == "__main__":
-    kill_again_and_again(Path(sys.argv[1]))

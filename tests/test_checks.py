@@ -33,46 +33,46 @@ TAKE_IMAGES = {
 takes_images = pytest.mark.parametrize("name", TAKE_IMAGES)
 
 
-class DataFrame:  # as much of pandas as counts here
-    def __init__(self, values):
-        self.to_numpy = lambda: values
-
-
 GREY = np.arange(3 * 784).reshape(3, 784).astype(np.uint8)
-TENSOR = torch.from_numpy(GREY) / 255  # what each of these is to become
 NO_TENSORS = {
-    "DataLoader": DataLoader(TensorDataset(TENSOR.view(3, 1, 28, 28), torch.arange(3)), batch_size=2),
-    "DataFrame": DataFrame(GREY),
-    "ndarray": GREY.reshape(3, 28, 28),
-    "bytes": GREY.tobytes(),
-    "torch.uint8": torch.from_numpy(GREY),
-    "torch.float64": TENSOR.double(),
+    "DataLoader": DataLoader(TensorDataset(torch.rand(3, 1, 28, 28), torch.arange(3)), batch_size=2),
+    "ndarray": GREY.reshape(3, 28, 28) / 255,
+    "list": [IMAGES],
 }
 
 
 @takes_images
 @pytest.mark.parametrize("kind", NO_TENSORS)
-def test_the_error_for_what_is_no_tensor_of_floats_holds_the_line_that_makes_one(name, kind):
+def test_what_is_no_tensor_is_refused_and_images_from_makes_one_of_it(name, kind):
     argument = name if name == "valid_images" else "images"
-    with pytest.raises(TypeError, match=f"^{argument} must .*{kind}; this makes .*: ") as caught:
+    with pytest.raises(TypeError, match=f"^{argument} must be a tensor .*images_from.*, not {kind}"):
         TAKE_IMAGES[name](MODEL, NO_TENSORS[kind])
+    if kind != "list":
+        TAKE_IMAGES[name](MODEL, vae.images_from(NO_TENSORS[kind]))
+
+
+@takes_images
+@pytest.mark.parametrize("images", [torch.from_numpy(GREY), torch.from_numpy(GREY / 255)], ids=["bytes", "double"])
+def test_the_error_for_another_dtype_holds_the_line_that_makes_it_right(name, images):
+    argument = name if name == "valid_images" else "images"
+    with pytest.raises(TypeError, match=f"^{argument} must .*{images.dtype}; this makes .*: ") as caught:
+        TAKE_IMAGES[name](MODEL, images)
     line = re.search(": (.*)$", str(caught.value))[1]
-    made = eval(line, {"torch": torch, argument: NO_TENSORS[kind]})
-    torch.testing.assert_close(made, TENSOR)
+    made = eval(line, {"torch": torch, argument: images})
+    torch.testing.assert_close(made, torch.from_numpy(GREY).float() / 255)
     TAKE_IMAGES[name](MODEL, made)
 
 
 @takes_images
-@pytest.mark.parametrize(("images", "error", "words"), [
-    ([IMAGES], TypeError, "list$"),
-    (torch.zeros(2, 28, 28), ValueError, r"\(2, 28, 28\)"),
-    (torch.zeros(784), ValueError, r"\(784,\)"),
-    (torch.zeros(0, 784), ValueError, r"\(0, 784\)"),
-    (torch.full((2, 784), 255.0), ValueError, "from 0 to 1.* 255"),
+@pytest.mark.parametrize(("images", "words"), [
+    (torch.zeros(2, 28, 28), r"\(2, 28, 28\)"),
+    (torch.zeros(784), r"\(784,\)"),
+    (torch.zeros(0, 784), r"\(0, 784\)"),
+    (torch.full((2, 784), 255.0), "from 0 to 1.* 255"),
 ])  # fmt: skip
-def test_images_that_are_not_flat_or_not_there_or_out_of_range(name, images, error, words):
+def test_images_that_are_not_flat_or_not_there_or_out_of_range(name, images, words):
     argument = name if name == "valid_images" else "images"
-    with pytest.raises(error, match=f"^{argument} must .*{words}"):
+    with pytest.raises(ValueError, match=f"^{argument} must .*{words}"):
         TAKE_IMAGES[name](MODEL, images)
 
 
@@ -120,8 +120,9 @@ def test_points_and_labels_of_a_map(points, labels, words):
 @pytest.mark.parametrize(("call", "words"), [
     (lambda: vae.plot_manifold(vae.mlp_vae(3, (8,))), r"2 latent dimensions.* 3"),
     (lambda: vae.posterior_on_grid(vae.mlp_vae(3, (8,)), IMAGES), r"2 latent dimensions.* 3"),
+    (lambda: vae.conv_vae(image_side=30), "image_side must be a multiple of 4, not 30"),
     (lambda: vae.load_mnist("data", variant="EMNIST"), r"variant must .*MNIST, FashionMNIST, KMNIST, not 'EMNIST'"),
-], ids=["plot_manifold", "posterior_on_grid", "load_mnist"])  # fmt: skip
+], ids=["plot_manifold", "posterior_on_grid", "conv_vae", "load_mnist"])  # fmt: skip
 def test_what_does_not_fit(call, words):
     with pytest.raises(ValueError, match=words):
         call()

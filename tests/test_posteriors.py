@@ -162,6 +162,8 @@ def test_a_flow_posterior_held_fixed_has_the_same_density_and_a_gradient_through
     for density in (q.log_prob(z), q.detach().log_prob(z)):
         through_z.append((density, torch.autograd.grad(density.sum(), z, retain_graph=True)[0]))
     torch.testing.assert_close(*through_z)
+    elsewhere = model.posterior(model.posterior_numbers(x) + torch.tensor(6 * [0.0] + 3 * [1.0]))  # another context
+    assert (elsewhere.log_prob(z) - q.log_prob(z)).abs().min() > 1e-3
     with pytest.raises(RuntimeError):  # there is no way back to a weight
         torch.autograd.grad(q.detach().log_prob(z.detach()).sum(), learned)
     elbo(model, x).value.sum().backward()

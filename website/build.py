@@ -1,7 +1,7 @@
 """Write the website: a start page, the notebook as an article, the explorer, and every file that these link to.
 
     pip install nbconvert ziamath
-    python tools/build_site.py [FOLDER]
+    python website/build.py [FOLDER]
 
 Nothing is run and nothing is downloaded: the article shows the outputs that the notebook has stored, and its formulas
 are drawn here, so no page asks for anything from elsewhere. Links in the repository stay links in the site, wherever it
@@ -30,7 +30,8 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-ROOT = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
 NOTEBOOK = PurePosixPath("Variational-Autoencoder.ipynb")
 START = PurePosixPath("index.html")
 EXPLORER = PurePosixPath("explorer/explorer.html")
@@ -137,7 +138,7 @@ def as_notebook(path: PurePosixPath) -> nbformat.NotebookNode:
         return new_notebook(cells=[new_markdown_cell(text)])
     notebook = nbformat.reads(text, as_version=4)
     for cell in LIVE.keys() - {cell.id for cell in notebook.cells}:
-        raise SystemExit(f"{path} has no cell {cell}: mend LIVE in tools/build_site.py.")
+        raise SystemExit(f"{path} has no cell {cell}: mend LIVE in website/build.py.")
     return notebook
 
 
@@ -161,9 +162,7 @@ def follow_links(html: str, source: PurePosixPath) -> tuple[str, list[PurePosixP
 
 
 def build(folder: Path) -> None:
-    templates = Environment(
-        loader=FileSystemLoader(ROOT / "tools" / "pages"), autoescape=True, trim_blocks=True, undefined=StrictUndefined
-    )
+    templates = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, undefined=StrictUndefined)
     templates.filters |= {"markdown": markdown, "python": python, "picture_size": picture_size}
     templates.globals |= {"repository": repository(), "explorer": EXPLORER, "notebook": NOTEBOOK, "live": LIVE}
     templates.globals |= {"single_file": SINGLE_FILE if (ROOT / SINGLE_FILE).is_file() else None}

@@ -976,6 +976,8 @@ def _check_parts(model: VAE) -> None:
             raise TypeError(f"the {name} must have {wanted}, and {part} has none")
         if (size := getattr(part, "latent_dim", model.latent_dim)) != model.latent_dim:
             raise ValueError(f"the model has {model.latent_dim} latent dimensions, and its {name} {size}")
+    if type(model).encode is not VAE.encode:  # evaluation asks encoder and posterior by themselves
+        raise TypeError(f"{type(model).__name__} has an encode of its own: pass its q as a posterior in place of it")
 
 
 def _check_normal(q, name: str) -> None:

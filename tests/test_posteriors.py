@@ -294,3 +294,12 @@ def test_a_posterior_that_does_not_say_how_many_numbers_it_wants_or_gets_others_
     model = VAE(Constant(torch.zeros(4)), nn.Linear(2, 16), 2, posterior=FullCovariance(2))
     with pytest.raises(ValueError, match="encoder gives 4 numbers, and the posterior wants 5"):
         elbo(model, torch.rand(3, 16))
+
+
+def test_an_encode_of_its_own_that_evaluation_would_pass_by_is_refused():
+    class Own(VAE):
+        def encode(self, x):
+            return vae.Normal(x, x)
+
+    with pytest.raises(TypeError, match="Own has an encode of its own"):
+        Own(nn.Identity(), nn.Identity(), 2)

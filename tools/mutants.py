@@ -31,7 +31,8 @@ SECONDS = 200
 
 def generate() -> None:
     """Fill mutants/ with mutmut's mutants and statistics, by having it try a single one."""
-    subprocess.run(["mutmut", "run", "--max-children", "1", "vae_utils.x_warmup_cosine__mutmut_1"], cwd=ROOT, check=True)
+    command = ["mutmut", "run", "--max-children", "1", "vae_utils.x_warmup_cosine__mutmut_1"]
+    subprocess.run(command, cwd=ROOT, check=True)
 
 
 def counted_owners() -> set[str]:

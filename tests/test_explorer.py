@@ -209,7 +209,6 @@ STROKES = {
     2: [[(0.32, 0.3), (0.48, 0.18), (0.66, 0.26), (0.66, 0.42), (0.3, 0.8), (0.74, 0.8)]],
     3: [[(0.3, 0.2), (0.6, 0.2), (0.66, 0.36), (0.46, 0.48), (0.66, 0.62), (0.6, 0.8), (0.3, 0.82)]],
     4: [[(0.36, 0.2), (0.3, 0.52), (0.68, 0.5)], [(0.66, 0.18), (0.6, 0.84)]],
-    7: [[(0.28, 0.24), (0.7, 0.22), (0.46, 0.84)]],
 }
 
 
@@ -299,7 +298,7 @@ def test_drawings_are_prepared_as_mnist_was(page):
 
     sizes = [[[[(0.05 + s * x, s * y) for x, y in c] for c in d] for d in STROKES.values()] for s in (1.0, 0.4)]
     script = "all => all.map(strokes => [...explorer.imageOfStrokes(strokes)])"
-    large, small, dot = torch.tensor(page.evaluate(script, [*sizes[0], *sizes[1], [[(0.9, 0.1)]]])).split([6, 6, 1])
+    large, small, dot = torch.tensor(page.evaluate(script, [*sizes[0], *sizes[1], [[(0.9, 0.1)]]])).split([5, 5, 1])
     torch.testing.assert_close(large, small, atol=1e-3, rtol=0)
     digits = torch.tensor([*STROKES])
     difference = (measure(large) - measure(MNIST.test_images[torch.isin(MNIST.test_labels, digits)])).abs()
@@ -343,17 +342,19 @@ def test_99_of_100_codes_decide_how_far_the_plane_reaches(written, open_page, tm
 
 
 def test_the_plane_can_show_what_it_decodes_to(open_page):
-    """17 x 17 digits: each cell looks like what the decoder paints in its middle, below axes, circles and labels."""
-    page, line = open_page(BUILT, 1280, 1000), REACH * (2 * (np.arange(17) + 0.5) / 17 - 1)
+    """17 x 17 digits: each cell looks like what the decoder paints in its middle, and not beside it."""
+    page = open_page(BUILT, 1280, 1000)
     page.check("[value=digits]")
     for _ in range(10):  # each frame adds a row
         settle(page)
     opacity = pixels(page, "plane")[..., 3]
     spots = (np.linspace(0.001, 0.999, 17 * 28) * len(opacity)).astype(int)
     shown = opacity[np.ix_(spots, spots)].reshape(17, 28, 17, 28).swapaxes(1, 2).ravel()
-    codes = [[z1, -z2] for z2 in line for z1 in line]
-    painted = page.evaluate("codes => codes.flatMap(z => [...explorer.pictureOf(z)])", codes)
-    assert np.corrcoef(shown, painted)[0, 1] > 0.55
+    lines = [REACH * (2 * (np.arange(17) + 0.5 + aside) / 17 - 1) for aside in (0, -0.5, 0.5)]
+    codes = [[[z1, -z2] for z2 in line for z1 in line] for line in lines]
+    script = "codes => codes.flatMap(z => [...explorer.pictureOf(z)])"
+    likeness = [np.corrcoef(shown, page.evaluate(script, each))[0, 1] for each in codes]
+    assert likeness[0] == max(likeness) > 0.55
 
 
 def test_watch_it_learn(written, page, open_page):
@@ -537,7 +538,7 @@ def test_a_screen_reader_is_told(page):
     assert page.evaluate(unnamed) == []
     use(page, "#plane", "ArrowRight")
     page.wait_for_function("document.getElementById('live').textContent.includes('z = (0.05, 0.00)')")
-    page.click("#random")
+    draw(page, 3)
     page.wait_for_function("/Loss .* nats.*Dearer than/.test(document.getElementById('live').textContent)")
 
 
@@ -558,7 +559,7 @@ def test_text_and_dots_stand_out_in_light_and_dark(scheme, written, open_page):
 
 def test_the_loss_is_seen_pixel_by_pixel_and_term_by_term(written, page):
     """Pictures, bars and numbers are of one loss: of q(z|x), or of z wherever it goes. A scribble is told so."""
-    use(page, "#random")
+    draw(page, 3)
     bar_text, caption = page.inner_text("#bar-text"), page.inner_text("#costs-caption")
     over_q, quantiles = terms(page), page_data(written)["lossQuantiles"]
     share = int(re.search(r"(\d+) %", bar_text)[1])
@@ -573,8 +574,7 @@ def test_the_loss_is_seen_pixel_by_pixel_and_term_by_term(written, page):
     assert terms(page) == pytest.approx([at_z[name] for name in ("reconstruction", "latent", "total")], abs=0.06)
     assert "log p(x, z)" in page.inner_text("#loss") and "KL" not in page.inner_text("#loss")
     assert page.is_checked("#looks-at [value=z]") and page.is_hidden("#bar-average")  # a density is no loss
-    page.hover("#sample-prior")
-    settle(page)
+    hover(page, 0.5, 0.5, "#pad")
     assert terms(page) == over_q  # the mouse has left the plane
     use(page, "#clear")
     drag(page, "#pad", *[(0.1 + 0.8 * (i % 2), 0.1 + 0.8 * i / 12) for i in range(13)])
@@ -589,7 +589,7 @@ def test_the_plane_shows_the_loss_of_this_digit_at_once_and_then_finer(page):
     shown = pixels(page, "plane")
     bands = page.locator("#bands li").evaluate_all("all => all.map(e => getComputedStyle(e).backgroundImage)")
     colours = [[*map(float, re.findall(r"[\d.]+", band.split(")")[0]))] for band in bands]
-    seen = [np.abs(shown[..., :3] - colour).max(-1).min() < 0.012 for colour in colours]
+    seen = [(np.abs(shown[..., :3] - colour).max(-1) < 0.012).mean() > 0.003 for colour in colours]
     assert len(seen) == 8 and sum(seen) >= 6  # of the colours that the legend names
     use(page, "#clear")
     assert page.is_hidden("#bands") and "Draw a digit" in page.inner_text("#loss-legend")

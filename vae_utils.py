@@ -752,9 +752,8 @@ def posterior_on_grid(model: VAE, images: Tensor, *, limit: float = 5.0, n: int 
             highest = torch.maximum(highest, top)
     outside = ((at_border - total).exp() > 1e-4).sum().item()
     if outside:
-        warnings.warn(
-            f"{outside} posteriors reach the border at {limit}: log p(x) is too low. Raise limit", stacklevel=2
-        )
+        message = f"{outside} of {len(images)} posteriors reach the border at {limit:g}, so their log p(x) is too low"
+        warnings.warn(f"{message}: pass a larger limit", stacklevel=2)
     log_evidence = total + 2 * math.log(2 * limit / (n - 1))
     return PosteriorGrid(log_evidence.to(images.dtype), mode)
 

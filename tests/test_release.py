@@ -109,7 +109,7 @@ def test_every_decimal_figure_in_the_readme_stands_in_the_notebook_or_is_a_recor
     assert decimals(readme) <= decimals(printed(notebook)) | recorded()
 
 
-LENGTHS = {"150s": "150 seconds", "5min": "5 minutes", "20min": "20 minutes"}
+LENGTHS = {"150s": "150 s", "5min": "5 min", "20min": "20 min"}
 
 
 @pytest.mark.parametrize(("length", "prior"), [*((name, "learned") for name in LENGTHS), ("20min", "standard")])
@@ -120,7 +120,8 @@ def test_the_readme_quotes_the_medians_of_the_recorded_runs(length, prior, readm
     assert len({(r["num_samples"], *r["epochs"]) for r in runs}) == 1
     assert all(r["images"] == 10_000 and r["split"] == "test" for r in runs)
     elbo, cost = (statistics.median(abs(r[key]) for r in runs) for key in ("elbo", "negative_log_likelihood"))
-    row = f"{LENGTHS[length]}, two cores | {runs[0]['num_samples']} | {elbo:.2f} | **{cost:.2f}** |"
+    epochs = " + ".join(map(str, runs[0]["epochs"]))
+    row = f"{epochs} epochs ({LENGTHS[length]}) | {runs[0]['num_samples']} | {elbo:.2f} | **{cost:.2f}** |"
     assert any(line.endswith(row) and f"{prior} prior" in line for line in readme.splitlines())
 
 

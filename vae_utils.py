@@ -505,11 +505,10 @@ def fit(
     checkpoint    a file, written after every epoch; the same call continues from it, to the same weights bit for bit
     callback      called with the new row after every epoch, with the model in evaluation mode
 
-    Returns a row for each epoch, of means over its images in nats: epoch, log_likelihood, kl and elbo, which is their
-    difference whatever the objective makes of them; with valid_images also valid_log_likelihood and so on. Inside
-    torch.autocast the layers compute in bfloat16; `bfloat16_is_faster` tells where that helps.
-    Errors: FloatingPointError as in `train_step`, ValueError for a checkpoint that is damaged or of another call,
-    OSError if it cannot be written. Each of them, and Ctrl-C, has the finished rows as its attribute `history`.
+    Returns a row for each epoch, of means over its images in nats: epoch, log_likelihood, kl and elbo, their difference
+    whatever the objective is; with valid_images also valid_log_likelihood and so on. Every error, and Ctrl-C, has the
+    finished rows as its attribute `history`. In torch.autocast the layers compute in bfloat16 (`bfloat16_is_faster`).
+    Raises FloatingPointError as `train_step` does, ValueError for a checkpoint that is damaged or of another call.
     """
     epochs, batch_size = _count("epochs", epochs), _count("batch_size", batch_size)
     _check_images(images, model)

@@ -112,34 +112,29 @@ def test_eight_images_are_learnt_by_heart_also_in_an_autocast(bfloat16):
 
 
 @pytest.mark.parametrize("factor", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_leaves_weights_and_optimizer_and_finished_rows_as_they_were(monkeypatch, factor):
-    model, made, before = small_model(), [], []
+def test_a_loss_that_is_not_finite_leaves_weights_and_finished_rows_as_they_were(factor):
+    model, before = small_model(), []
 
     def objective(model, x, *, generator):
         """The second of three batches of the second epoch has one bad image."""
-        before.append(copy.deepcopy((model.state_dict(), made[0].state_dict()["state"])))
+        before.append(weights(model))
         bound = elbo(model, x, generator=generator)
-        return bound._replace(
-            value=bound.value * torch.tensor([factor if len(before) == 5 else 1.0, 1, 1, 1])[: len(x)]
-        )
+        bad = torch.tensor([factor if len(before) == 5 else 1.0, 1, 1, 1])
+        return bound._replace(value=bound.value * bad[: len(x)])
 
-    adamw = torch.optim.AdamW
-    monkeypatch.setattr(torch.optim, "AdamW", lambda *args, **kwargs: made.append(adamw(*args, **kwargs)) or made[0])
     with pytest.raises(FloatingPointError, match=f"loss is {factor}.* weights unchanged") as caught:
         fit(model, IMAGES, epochs=2, batch_size=4, objective=objective, progress=False)
     assert [row["epoch"] for row in caught.value.history] == [1] and len(before) == 5
-    torch.testing.assert_close((model.state_dict(), made[0].state_dict()["state"]), before[-1], rtol=0, atol=0)
-    assert not torch.equal(before[-2][0]["decoder.0.weight"], before[-1][0]["decoder.0.weight"])
+    assert torch.equal(weights(model), before[-1]) and not torch.equal(before[-2], before[-1])
 
 
 @pytest.mark.parametrize(("wrong", "found"), [
     (lambda bound: -bound.value.mean(), "Tensor"),
-    (lambda bound: tuple(bound), "tuple"),
     (lambda bound: Bound(*(term.mean() for term in bound)), r"\(\)"),
     (lambda bound: bound._replace(value=bound.value.mean(0, keepdim=True)), r"\(1,\)"),
     (lambda bound: bound._replace(log_likelihood=bound.log_likelihood[:, None]), r"\(4, 1\)"),
     (lambda bound: bound._replace(kl=None), r"\(\)"),
-], ids=["loss", "tuple", "means", "mean", "column", "no KL"])  # fmt: skip
+], ids=["loss", "means", "mean", "column", "no KL"])  # fmt: skip
 def test_an_objective_that_returns_anything_but_a_number_for_each_image_is_refused_at_once(wrong, found):
     model = small_model()
     before = weights(model)

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from oracles import Constant, generator, linear_vae, raw_of
+from oracles import Constant, Moved, generator, linear_vae, raw_of
 
 import vae_utils as vae
 from vae_utils import estimate_log_likelihood, evaluate, mlp_vae, posterior_on_grid
@@ -101,19 +101,12 @@ def test_the_grid_gives_log_p_and_the_highest_place_of_the_posterior_in_probabil
     torch.testing.assert_close(mode, (posterior.mean * 10).round() / 10)  # the grid's steps are of 0.1
 
 
-class Far(vae.StandardNormal):
-    """A prior around (4, 0), as one that is learned may come to lie."""
-
-    def log_prob(self, z):
-        return super().log_prob(z - torch.tensor([4.0, 0.0]))
-
-
 def test_the_grid_says_when_a_posterior_reaches_its_border():
-    """Three posteriors of a decoder that ignores z: each is the prior, and a sixth of it lies beyond 5."""
+    """Three posteriors of a decoder that ignores z: each is a prior around (4, 0), a sixth of it beyond 5."""
     decoder = Constant(torch.zeros(784))
     with pytest.warns(UserWarning, match="3 of 3 posteriors reach the border at 5, .*larger limit"):
-        missed = posterior_on_grid(vae.VAE(None, decoder, 2, prior=Far(2)), torch.ones(3, 784)).log_evidence
-    whole = posterior_on_grid(vae.VAE(None, decoder, 2, prior=Far(2)), torch.ones(3, 784), limit=10.0, n=1001)
+        missed = posterior_on_grid(vae.VAE(None, decoder, 2, prior=Moved(4, 0)), torch.ones(3, 784)).log_evidence
+    whole = posterior_on_grid(vae.VAE(None, decoder, 2, prior=Moved(4, 0)), torch.ones(3, 784), limit=10.0, n=1001)
     torch.testing.assert_close(whole.log_evidence, torch.full((3,), -784 * math.log(2)))
     assert (whole.log_evidence - missed > 0.15).all()  # -log(1 - 0.159)
 

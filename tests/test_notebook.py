@@ -141,5 +141,4 @@ def test_the_stored_run_is_complete_and_clean(notebook):
     nbformat.validate(notebook)
     assert_clean(notebook)
     assert len(figures(notebook)) >= 8
-    kernel = notebook.metadata.kernelspec
-    assert kernel.name == "python3"
+    assert notebook.metadata.kernelspec.name == "python3"

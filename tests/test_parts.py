@@ -5,7 +5,7 @@ import math
 import matplotlib.pyplot as plt
 import pytest
 import torch
-from oracles import NORMAL, generator, raw_of
+from oracles import NORMAL, Moved, generator, raw_of
 from torch import nn
 from torch.distributions import Normal
 
@@ -71,16 +71,6 @@ class Affine(nn.Module):
         return self.scale * x + self.shift
 
 
-class Moved(StandardNormal):
-    """N(1, I): a subclass of the prior whose KL is in closed form, with a density of its own."""
-
-    def log_prob(self, z):
-        return super().log_prob(z - 1)
-
-    def sample(self, n, generator=None):
-        return super().sample(n, generator) + 1
-
-
 class Own(nn.Module):
     """N(0, I) of a class that this module does not know, so that the KL is sampled."""
 
@@ -124,7 +114,7 @@ def twins(part):
     """Two models that are the same in the eyes of mathematics, the first with a foreign part."""
     (encoder, decoder), (ours, theirs), foreign, own = networks(), networks(), {}, {}
     if part == "prior":  # N(1, I), or every code moved by 1
-        foreign, own = {"prior": Moved(2)}, {"prior": Own()}
+        foreign, own = {"prior": Moved(1, 1)}, {"prior": Own()}
         ours, theirs = nn.Sequential(ours, Affine(1, -1, -1, 0, 0)), nn.Sequential(Affine(1, 1, 1), theirs)
     elif part == "likelihood":  # the probabilities of 0, or every logit with the other sign
         foreign, theirs = {"likelihood": Negative()}, nn.Sequential(theirs, Affine(-1, 0))

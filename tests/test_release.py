@@ -13,7 +13,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from test_notebook import assert_clean, code_cells, figures, outputs, parameters_cell
+from test_notebook import code_cells, outputs, parameters_cell
 
 import vae_utils
 
@@ -56,10 +56,9 @@ def decimals(text):
     return set(re.findall(r"\d+\.\d\d+", text))
 
 
-def test_the_stored_run_is_clean_and_the_full_one(notebook):
-    nbformat.validate(notebook)
-    assert_clean(notebook)
-    assert len(figures(notebook)) >= 8 and notebook.metadata.kernelspec.name == "python3"
+def test_the_stored_run_is_the_full_one_and_small_enough_to_be_shown(notebook):
+    """GitHub promises previews of files below 2 MB; a run elsewhere differs by some kilobytes."""
+    assert len(in_git("Variational-Autoencoder.ipynb")) < 1.9e6
     assert "\nQUICK = False" in parameters_cell(notebook).source
     epochs = parameters(notebook)["EPOCHS"]
     tables = [output.data["text/plain"] for output in outputs(notebook) if "text/markdown" in output.get("data", {})]
@@ -125,30 +124,7 @@ def test_the_readme_quotes_the_medians_of_the_recorded_runs(length, prior, readm
     assert any(line.endswith(row) and f"{prior} prior" in line for line in readme.splitlines())
 
 
-def test_every_figure_has_a_text_for_those_who_cannot_see_it(notebook):
-    for cell in code_cells(notebook):
-        drawn = any("image/png" in output.get("data", {}) for output in cell.outputs)
-        assert drawn == ("alt" in cell.metadata), cell.source
-        assert not drawn or len(cell.metadata.alt) > 40
-
-
 def test_the_table_of_contents_leads_to_every_section(prose):
     anchors = re.findall(r'<a id="([\w-]+)"></a>\n## ', prose)
     assert re.findall(r"\]\(#([\w-]+)\)", prose) == anchors
     assert len(anchors) == len(re.findall(r"^## ", prose, re.MULTILINE))
-
-
-def test_the_notebook_is_short_and_small_enough_to_be_shown(notebook, prose):
-    """GitHub promises previews of files below 2 MB; a run elsewhere differs by some kilobytes."""
-    assert len(in_git("Variational-Autoencoder.ipynb")) < 1.9e6
-    assert len(notebook.cells) <= 60 and len(prose.split()) <= 4200
-    unfolded = [cell for cell in code_cells(notebook) if "jupyter" not in cell.metadata]
-    assert sum(len(cell.source.splitlines()) for cell in unfolded) <= 420
-
-
-def test_the_pictures_that_the_text_shows_exist_and_the_animated_one_is_small(prose, readme):
-    pictures = set(re.findall(r"\]\((images/[^)]+)\)|src=\"(images/[^\"]+)\"", prose + readme))
-    pictures = {name for pair in pictures for name in pair if name}
-    assert {"images/learning.png", "images/manifold.png", "images/explorer.png"} <= pictures
-    sizes = {picture: len(in_git(picture)) for picture in pictures}
-    assert sizes["images/learning.png"] < 500_000

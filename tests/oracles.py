@@ -16,6 +16,11 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def small_model(**parts):
+    torch.manual_seed(0)
+    return mlp_vae(2, (16,), **parts)
+
+
 def raw_of(logvar):
     """The raw log variance that `VAE.encode` bounds to this one."""
     return 8 * torch.atanh((torch.as_tensor(logvar) + 4) / 8)

@@ -54,20 +54,12 @@ def test_reparameterize_and_its_gradients_are_those_of_torch_distributions_from_
     assert reparameterize(mu.to("meta"), logvar.to("meta")).is_meta  # a device without numbers: it follows its input's
 
 
-@pytest.fixture(scope="module")
-def solved():
-    return solved_vae()
-
-
-def test_the_elbo_is_log_p_minus_the_kl_to_the_true_posterior(solved):
-    model, x, log_p, log_posterior, log_q = solved
+def test_the_bounds_of_a_model_whose_posterior_is_a_sum():
+    """The ELBO is log p(x) minus the KL to the true posterior; iwae and its terms are those of torch.distributions."""
+    model, x, log_p, log_posterior, log_q = solved_vae()
     gap = (log_q.exp() * (log_q - log_posterior)).sum(-1) * 24 / 2000
     assert gap.min() > 0.05
     torch.testing.assert_close(elbo_by_quadrature(model, x, model.encode(x), nodes=40), log_p - gap, rtol=0, atol=1e-4)
-
-
-def test_iwae_and_its_terms_against_torch_distributions(solved):
-    model, x, *_ = solved
     mu, logvar = (part.expand(7, -1, -1) for part in model.encode(x))
     z = reparameterize(mu, logvar, generator=generator(1))
     log_likelihood = Bernoulli(logits=model.decode(z)).log_prob(x).sum(-1)
@@ -76,7 +68,7 @@ def test_iwae_and_its_terms_against_torch_distributions(solved):
     torch.testing.assert_close(tuple(iwae(model, x, num_samples=7, generator=generator(1))), bound)
 
 
-def test_probabilistic_pca_orders_the_bounds_and_the_elbo_misses_by_the_kl_to_the_posterior():
+def test_in_probabilistic_pca_the_elbo_misses_log_p_by_the_kl_to_the_posterior():
     """With q of twice the posterior's variance, each dimension costs (2 - 1 - log 2) / 2 nats."""
     model, x, log_p, posterior = linear_vae(wider=2.0)
     mu, logvar = model.encode(x)
@@ -86,7 +78,3 @@ def test_probabilistic_pca_orders_the_bounds_and_the_elbo_misses_by_the_kl_to_th
     torch.testing.assert_close(found, log_p - gap)
     slopes = (torch.autograd.grad(value.sum(), (mu, logvar), retain_graph=True) for value in (found, -gap))
     torch.testing.assert_close(*slopes)
-    draws = iwae(model, x.repeat(1000, 1), num_samples=2, generator=generator()).value.view(1000, -1)
-    assert (log_p - gap < draws.mean(0)).all() and (draws.mean(0) < log_p).all()
-    shares = (draws - log_p).exp()  # unbiased: their mean is 1
-    assert ((shares.mean(0) - 1).abs() < 4 * shares.std(0) / math.sqrt(1000)).all()

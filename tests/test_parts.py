@@ -2,7 +2,6 @@
 
 import math
 
-import matplotlib.pyplot as plt
 import pytest
 import torch
 from oracles import NORMAL, Moved, generator, raw_of
@@ -147,7 +146,6 @@ ASKED = {
 def test_a_foreign_part_is_asked(part, ask):
     x = torch.rand(7, 16, generator=generator(), dtype=torch.float64)
     torch.testing.assert_close(*(ask(model, x) for model in twins(part)), rtol=1e-6, atol=1e-9)
-    plt.close("all")
 
 
 @pytest.mark.parametrize(("part", "method"), [
@@ -188,4 +186,3 @@ def test_images_of_another_size_or_in_colour_train_and_are_drawn(colors, likelih
     assert model.reconstruct(images).shape == images.shape and model.sample(3).shape == (3, colors * 32 * 32)
     for ax in (vae.plot_images(model.reconstruct(images[:6]), columns=3), vae.plot_manifold(model, n=3)):
         assert ax.images[0].get_array().shape[1] == 3 * 34
-    plt.close("all")

@@ -5,9 +5,7 @@ They read the files as git holds them, staged or committed, and so not a run of 
 
 import ast
 import inspect
-import json
 import re
-import statistics
 import subprocess
 from pathlib import Path
 
@@ -106,25 +104,3 @@ def recorded():
 
 def test_every_decimal_figure_in_the_readme_stands_in_the_notebook_or_is_a_recorded_measurement(notebook, readme):
     assert decimals(readme) <= decimals(printed(notebook)) | recorded()
-
-
-LENGTHS = {"150s": "150 s", "5min": "5 min", "20min": "20 min"}
-
-
-@pytest.mark.parametrize(("length", "prior"), [*((name, "learned") for name in LENGTHS), ("20min", "standard")])
-def test_the_readme_quotes_the_medians_of_the_recorded_runs(length, prior, readme):
-    path = ROOT / "benchmarks" / "results" / "likelihood.json"
-    runs = json.loads(path.read_text(encoding="utf-8"))[f"{length}-{prior}"]
-    assert [r["seed"] for r in runs] == [0, 1, 2]
-    assert len({(r["num_samples"], *r["epochs"]) for r in runs}) == 1
-    assert all(r["images"] == 10_000 and r["split"] == "test" for r in runs)
-    elbo, cost = (statistics.median(abs(r[key]) for r in runs) for key in ("elbo", "negative_log_likelihood"))
-    epochs = " + ".join(map(str, runs[0]["epochs"]))
-    row = f"{epochs} epochs ({LENGTHS[length]}) | {runs[0]['num_samples']} | {elbo:.2f} | **{cost:.2f}** |"
-    assert any(line.endswith(row) and f"{prior} prior" in line for line in readme.splitlines())
-
-
-def test_the_table_of_contents_leads_to_every_section(prose):
-    anchors = re.findall(r'<a id="([\w-]+)"></a>\n## ', prose)
-    assert re.findall(r"\]\(#([\w-]+)\)", prose) == anchors
-    assert len(anchors) == len(re.findall(r"^## ", prose, re.MULTILINE))

@@ -104,6 +104,7 @@ BAD = [
     ("28 x 28", {"model": vae.mlp_vae(2, (8,), image_dim=100), "images": IMAGES[:, :100]}),
     (r"labels.*\(500,\)", {"labels": LABELS[:-1]}),
     ("labels.*from 0 to 9", {"labels": LABELS + 1}),
+    ("labels.*from 0 to 9", {"labels": LABELS - 1}),
     (r"\(K, 2\).*\(501, 2\)", {"snapshots": [(SNAPSHOTS[0][0], torch.zeros(501, 2))]}),
     ("codes.*not finite", {"snapshots": [(SNAPSHOTS[0][0], torch.full((9, 2), math.inf))]}),
     ("explorer.*disk is full.*page.html", {}),

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.distributions import Bernoulli, MultivariateNormal, Normal
 
-from vae_utils import VAE, Gaussian, mlp_vae
+from vae_utils import VAE, Gaussian, StandardNormal, mlp_vae
 
 NORMAL = Normal(0.0, 1.0)
 GRID = torch.linspace(-12, 12, 2001, dtype=torch.float64)  # so wide and fine that a sum over it is an integral
@@ -14,6 +14,11 @@ GRID = torch.linspace(-12, 12, 2001, dtype=torch.float64)  # so wide and fine th
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def small_model(**parts):
+    torch.manual_seed(0)
+    return mlp_vae(2, (16,), **parts)
 
 
 def raw_of(logvar):
@@ -30,6 +35,20 @@ class Constant(nn.Module):
 
     def forward(self, x):
         return self.values.expand(len(x), -1)
+
+
+class Moved(StandardNormal):
+    """The prior N(place, I): a subclass of the module's, with a density of its own."""
+
+    def __init__(self, *place):
+        super().__init__(len(place))
+        self.place = torch.tensor(place)
+
+    def log_prob(self, z):
+        return super().log_prob(z - self.place)
+
+    def sample(self, n, generator=None):
+        return super().sample(n, generator) + self.place
 
 
 def linear_vae(*, prior=None, wider=1.0, sigma=0.5, n=6):

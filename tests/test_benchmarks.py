@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracles import generator
+from oracles import generator, small_model
 
-from vae_utils import FlowPrior, elbo, fit, iwae, mlp_vae
+from vae_utils import FlowPrior, elbo, fit, iwae
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
@@ -26,15 +26,12 @@ def assert_same_weights(model, other):
 @pytest.mark.parametrize("objective", [elbo, partial(iwae, num_samples=2)], ids=["elbo", "iwae"])
 def test_a_phase_takes_the_steps_of_fit(objective):
     """Two epochs of batches of 4, 4 and 2: from the same seed the same weights, bit for bit."""
-    torch.manual_seed(0)
-    model = mlp_vae(2, (16,), prior=FlowPrior(2, couplings=2, hidden_dim=8))
-    other, before = copy.deepcopy(model), copy.deepcopy(model)
+    model = small_model(prior=FlowPrior(2, couplings=2, hidden_dim=8))
+    other = copy.deepcopy(model)
     settings = {"epochs": 2, "seed": 3, "batch_size": 4, "learning_rate": 1e-2, "objective": objective}
     history = fit(model, IMAGES, binarized=True, progress=False, **settings)
     sums = [totals.clone() for totals in likelihood_gpu.train_phase(other, IMAGES, **settings)]
     assert_same_weights(model, other)
-    with pytest.raises(AssertionError, match="not equal"):
-        assert_same_weights(model, before)
     epochs = [[row["log_likelihood"], row["kl"]] for row in history]
     assert len(sums) == 6
     torch.testing.assert_close(torch.stack(sums[2::3]) / 10, torch.tensor(epochs))

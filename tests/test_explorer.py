@@ -72,7 +72,7 @@ def test_the_page_carries_codes_images_and_what_they_cost(trained, written, page
     assert len(set(places)) == 200 and data["imageLabels"].tolist() == LABELS[places].tolist()
     assert data["labels"].tolist() == LABELS.tolist()
     with torch.no_grad():
-        losses = -vae.elbo_by_quadrature(trained, IMAGES, *vae.encode_dataset(trained, IMAGES))  # a finer rule
+        losses = -vae.elbo_by_quadrature(trained, IMAGES, trained.encode(IMAGES))  # a finer rule
     assert data["averageLoss"] == pytest.approx(losses.mean().item(), abs=0.05)
     np.testing.assert_allclose(data["lossQuantiles"][::10], np.percentile(losses, range(0, 101, 10)), atol=0.3)
     nearest = torch.cdist(codes, codes).fill_diagonal_(math.inf).topk(15, largest=False).indices
@@ -100,13 +100,13 @@ BAD = [
     ("StandardNormal prior.*Other", {"model": vae.VAE(ENCODER, DECODER, 2, prior=OtherNormal(2))}),
     ("Bernoulli likelihood.*Gaussian", {"model": vae.VAE(ENCODER, DECODER, 2, likelihood=vae.Gaussian())}),
     ("encoder.*mlp_vae", {"model": vae.VAE(nn.Sequential(ENCODER[0], nn.ReLU(), ENCODER[2]), DECODER, 2)}),
-    ("decoder.*mlp_vae", {"model": vae.VAE(ENCODER, nn.Sequential(*DECODER, nn.SiLU()), 2)}),
     ("weights.*not finite", {"model": NAN}),
     ("28 x 28", {"model": vae.mlp_vae(2, (8,), image_dim=100), "images": IMAGES[:, :100]}),
     (r"labels.*\(500,\)", {"labels": LABELS[:-1]}),
     ("labels.*from 0 to 9", {"labels": LABELS + 1}),
     ("labels.*from 0 to 9", {"labels": LABELS - 1}),
     (r"\(K, 2\).*\(501, 2\)", {"snapshots": [(SNAPSHOTS[0][0], torch.zeros(501, 2))]}),
+    ("codes.*not finite", {"snapshots": [(SNAPSHOTS[0][0], torch.full((9, 2), math.inf))]}),
     ("explorer.*disk is full.*page.html", {}),
 ]
 
@@ -233,7 +233,7 @@ def test_the_page_computes_what_pytorch_does(bias, trained, tmp_path, open_page)
     found = torch.tensor(page.evaluate(script, x.tolist())).split([2, 2, 1, 1, 1, 1, 1, 784, 784], dim=1)
     mu, logvar = vae.encode_dataset(model, x)
     with torch.no_grad():
-        loss = -vae.elbo_by_quadrature(model, x, mu, logvar, nodes=3)  # as the page averages over q(z|x)
+        loss = -vae.elbo_by_quadrature(model, x, vae.Normal(mu, logvar), nodes=3)  # as the page averages over q(z|x)
         logits, code = model.decode(mu), -model.prior.log_prob(mu)
     costs = nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="none")
     kl = vae.kl_divergence(mu, logvar)
@@ -273,18 +273,14 @@ def test_the_search_finds_what_gradients_find(trained, page):
     """Of 20 test digits, the best q(z|x): never dearer than the encoder's, and as cheap as Adam's from six starts."""
     x = MNIST.test_images[-20:]
     *best, found, missed = search_best_codes(page, x)
+    places = 1.5 * torch.randn(6, 20, 2, generator=torch.Generator().manual_seed(0))
+    starts = [vae.Normal(mu, torch.full_like(mu, -4.0)) for mu in places]
+    by_adam = vae.best_gaussian(trained, x, starts, steps=200)
     with torch.no_grad():
-        torch.testing.assert_close(found, -vae.elbo_by_quadrature(trained, x, *best, nodes=3), atol=2e-2, rtol=0)
-    mu = (1.5 * torch.randn(6, 20, 2, generator=torch.Generator().manual_seed(0))).requires_grad_()
-    logvar = torch.full_like(mu, -4.0).requires_grad_()
-    optimizer = torch.optim.Adam([mu, logvar], 0.05)
-    for _ in range(200):
-        optimizer.zero_grad()
-        loss = -vae.elbo_by_quadrature(trained, x.repeat(6, 1), mu.view(-1, 2), logvar.view(-1, 2), nodes=3).view(6, 20)
-        loss.sum().backward()
-        optimizer.step()
+        loss, least = (-vae.elbo_by_quadrature(trained, x, q, nodes=3) for q in (vae.Normal(*best), by_adam))
+    torch.testing.assert_close(found, loss, atol=2e-2, rtol=0)
     assert (missed >= -1e-3).all() and (missed > 1).any()
-    assert (found <= loss.min(0).values + 0.5).double().mean() >= 0.9, found - loss.min(0).values
+    assert (found <= least + 0.5).double().mean() >= 0.9, found - least
 
 
 def test_drawings_are_prepared_as_mnist_was(page):
@@ -391,9 +387,9 @@ def test_a_walk_goes_from_one_chosen_point_to_the_other_and_z_stays_on_it(writte
     check(page, "#play-walk", "", "playing", None)
     assert page.is_visible("#strip") and page.inner_text("#start-or-end-walk") == "End the walk"
     assert state(page, "[walk.A, walk.B]") == [z_of(0.3, 0.3), z_of(0.7, 0.5)]
-    for key, t in {"End": 1, "Home": 0, "ArrowRight": 0.01}.items():
-        use(page, "#walk-position", key)
-        assert on_walk(page) == pytest.approx(t)
+    use(page, "#walk-position", "End")
+    assert on_walk(page) == 1
+    use(page, "#walk-position", "Home ArrowRight")
     hover(page, 0.9, 0.1)
     assert on_walk(page) == pytest.approx(0.01) and state(page, "z === keptZ")
     for place in ((0.5, 0.4), (0.5 - 0.1, 0.4 + 0.2)):  # halfway, and the same from beside the line
@@ -527,8 +523,6 @@ def test_a_finger_draws_and_points(written, open_page):
     assert state(page, "keptZ") != kept
     swipe(page, "#pad", (0.5, 0.2), 0, 150)
     assert len(state(page, "strokes")) == 2 and len(state(page, "strokes.at(-1)")) > 3
-    # Else a phone takes two quick taps, on the pad and on a button, for a double tap and drops the second.
-    assert page.evaluate("getComputedStyle(document.documentElement).touchAction") == "manipulation"
 
 
 def test_a_screen_reader_is_told(page):
@@ -677,14 +671,10 @@ def test_nothing_is_cut_off_and_what_matters_is_on_one_screen(width, height, wri
     assert page.locator("#plane").evaluate("e => e.width - e.clientWidth") == 0
 
 
-def test_a_notebook_shows_the_page_in_a_frame(written, open_page, monkeypatch):
+def test_a_notebook_shows_the_page_in_a_frame(monkeypatch):
     """A few lines that name the file, wherever the notebook's folder lies."""
     shown = []
     monkeypatch.setattr("explorer.explorer.display", lambda data, raw: shown.append(data if raw else None))
-    outer = written.parent.parent / "outer.html"
-    show_explorer(written.relative_to(outer.parent))
+    show_explorer(Path("some where", "page.html"))
     frame = shown[0]["text/html"]
-    assert 'title="' in frame and len(frame) < 500 and "page.html" in shown[0]["text/plain"]
-    outer.write_text(f"<!doctype html><script>explorer = true</script>{frame}", encoding="utf-8")
-    inner = open_page(outer).frames[1]
-    inner.wait_for_function("window.explorer")
+    assert 'src="some%20where/page.html"' in frame and 'title="' in frame and "page.html" in shown[0]["text/plain"]

@@ -6,7 +6,7 @@ from oracles import Constant, generator
 from torch import nn
 
 import vae_utils as vae
-from vae_utils import VAE, available_device, conv_vae, elbo, initialize, iwae, mlp_vae, reparameterize
+from vae_utils import VAE, available_device, conv_vae, elbo, initialize, iwae, mlp_vae
 
 INK = torch.bernoulli(torch.full((64, 784), 0.13), generator=generator())  # as much as in MNIST
 
@@ -34,14 +34,11 @@ def test_every_model_has_the_right_shapes_and_a_gradient_for_every_weight(batch,
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
 
 
-def test_the_elbo_decodes_a_draw_from_q_and_reconstruct_its_mean():
+def test_reconstruct_decodes_the_mean_code_and_an_autocast_rounds_within_the_layers_alone():
     model, x = mlp_vae(2, (16,)), torch.rand(5, 784)
-    mu, logvar = model.encode(x)
-    logits = model.decode(reparameterize(mu, logvar, generator=generator(1)))
-    expected = torch.distributions.Bernoulli(logits=logits, validate_args=False).log_prob(x).sum(-1)
-    torch.testing.assert_close(elbo(model, x, generator=generator(1)).log_likelihood, expected)
+    mu, _ = model.encode(x)
     torch.testing.assert_close(model.reconstruct(x), model.decode(mu).sigmoid())
-    with torch.autocast("cpu", torch.bfloat16):  # rounds within the layers alone
+    with torch.autocast("cpu", torch.bfloat16):
         assert [part.dtype for part in (*model.encode(x), model.decode(mu), *elbo(model, x))] == 6 * [torch.float32]
 
 
@@ -71,13 +68,15 @@ def test_convolutions_see_and_paint_every_pixel_in_its_place(colors):
 
 def test_initialize_draws_weights_of_kaimings_variance_and_sets_every_bias():
     """2 / (inputs of a unit), 2 x 2 convolutions of 30 channels having 120; the last bias says what comes out first."""
-    network = nn.Sequential(nn.Conv2d(30, 200, 2), nn.BatchNorm2d(200), nn.SiLU(), nn.Flatten(), nn.Linear(200, 300))
+    last = nn.Linear(200, 300)  # in layers within layers, and before what has no weights
+    network = nn.Sequential(nn.Conv2d(30, 200, 2), nn.BatchNorm2d(200), nn.Sequential(nn.Flatten(), last), nn.SiLU())
     assert initialize(network, output=-1.5) is network
-    for layer, inputs, bias in ((network[0], 120, 0.0), (network[-1], 200, -1.5)):
+    for layer, inputs, bias in ((network[0], 120, 0.0), (last, 200, -1.5)):
         assert layer.weight.var().item() == pytest.approx(2 / inputs, rel=0.05) and abs(layer.weight.mean()) < 0.002
         assert (layer.bias == bias).all()
     assert (network[1].weight == 1).all()  # no weight of a connection
-    assert torch.equal(initialize(network, output=torch.arange(300.0))[-1].bias, torch.arange(300.0))
+    initialize(network, output=torch.arange(300.0))
+    assert torch.equal(last.bias, torch.arange(300.0))
     ink = mlp_vae().decoder[-1].bias.sigmoid()  # MNIST's mean, 0.1307
     torch.testing.assert_close(ink, torch.full_like(ink, 0.13), atol=0.003, rtol=0)
 
@@ -124,30 +123,16 @@ def test_bfloat16_is_faster_where_its_best_time_is_below_four_fifths(monkeypatch
         assert vae.bfloat16_is_faster("cpu") is faster
 
 
-class OutputFirst(nn.Module):
-    """A network that defines its output layer before its hidden one."""
-
-    def __init__(self):
-        super().__init__()
-        self.output, self.hidden = nn.Linear(3, 5), nn.Linear(2, 3)
-
-    def forward(self, z):
-        return self.output(self.hidden(z))
+OWN = nn.ModuleList([nn.Linear(3, 5), nn.Linear(2, 3)])  # as in a network of one's own, whose output may come first
 
 
 @pytest.mark.parametrize("network", [
-    OutputFirst(), nn.Sequential(nn.Linear(2, 3), OutputFirst()), nn.Linear(2, 3, bias=False), nn.Sequential(nn.SiLU()),
+    OWN, nn.Sequential(nn.Linear(2, 3), OWN), nn.Linear(2, 3, bias=False), nn.Sequential(nn.SiLU()),
 ], ids=["its own", "its own at the end", "no bias", "no weights"])  # fmt: skip
 def test_initialize_does_not_guess_which_bias_is_the_output(network):
     with pytest.raises(ValueError, match=r"no bias of this .* is known as its output"):
         initialize(network, output=-1.9)
     assert initialize(network) is network
-
-
-def test_initialize_finds_the_output_in_layers_within_layers_and_before_what_has_no_weights():
-    inner = nn.Sequential(nn.Linear(2, 3), nn.SiLU(), nn.Linear(3, 4))
-    initialize(nn.Sequential(nn.Linear(2, 2), inner, nn.Unflatten(1, (2, 2))), output=7.0)
-    assert (inner[-1].bias == 7).all() and (inner[0].bias == 0).all()
 
 
 def test_a_model_that_is_called_says_what_to_use():

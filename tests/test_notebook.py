@@ -11,6 +11,7 @@ import nbformat
 import numpy as np
 import pytest
 from nbclient import NotebookClient
+from test_data import write_small_mnist
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOK = ROOT / "Variational-Autoencoder.ipynb"
@@ -82,15 +83,10 @@ def figures(notebook):
 
 def write_patterns(folder):
     """Ten noisy patterns as if they were ten kinds of clothing, or ten letters: 1,000 to train on and 300 to test."""
-    folder.mkdir(parents=True)
     random = np.random.default_rng(0)
-    patterns = random.integers(0, 256, (10, 28, 28))
-    for stem, count in (("train", 1000), ("t10k", 300)):
-        labels = (np.arange(count) % 10).astype(np.uint8)
-        images = np.clip(patterns[labels] + random.normal(0, 30, (count, 28, 28)), 0, 255).astype(np.uint8)
-        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
-            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, dtype=">u4").tobytes()
-            (folder / f"{stem}-{kind}-ubyte").write_bytes(header + array.tobytes())
+    patterns = np.tile(random.integers(0, 256, (10, 28, 28)), (100, 1, 1))
+    images = np.clip(patterns + random.normal(0, 30, patterns.shape), 0, 255).astype(np.uint8)
+    write_small_mnist(folder, images, test=300)
 
 
 def without_seconds(text):
@@ -141,5 +137,4 @@ def test_the_stored_run_is_complete_and_clean(notebook):
     nbformat.validate(notebook)
     assert_clean(notebook)
     assert len(figures(notebook)) >= 8
-    kernel = notebook.metadata.kernelspec
-    assert kernel.name == "python3"
+    assert notebook.metadata.kernelspec.name == "python3"

@@ -52,26 +52,13 @@ def test_a_digit_looks_like_mnists_however_it_was_photographed(kind):
     assert np.corrcoef(image[0], digit_from(drawing())[0])[0, 1] > 0.9
 
 
-def test_a_digit_is_scaled_to_20_pixels_and_centred_by_its_mass():
-    image = digit_from(drawing()).view(28, 28)
-    rows, columns = ((image > 0.1).any(dim).nonzero() for dim in (1, 0))
-    assert 20 <= rows.max() - rows.min() + 1 <= 21 and columns.max() - columns.min() + 1 < 20  # in quarters of a pixel
-    for dim in (0, 1):
-        centre = (image.sum(1 - dim) @ torch.arange(28.0)) / image.sum()  # MNIST's lie at 14, the pixels counted from 0
-        assert abs(centre - 14) <= 0.5
-
-
 def test_mnists_own_digits_come_back():
+    """At their size and place: moved by half a pixel they would be alike by 0.89 at most."""
     alike = []
     for image in load_mnist(Path(__file__).parent.parent / "data", download=False).test_images[:100]:
         picture = Image.fromarray((255 * image.view(28, 28)).byte().numpy())
         alike.append(np.corrcoef(digit_from(picture)[0], image)[0, 1])
     assert np.median(alike) > 0.95
-
-
-def test_a_file_is_read_like_the_picture(tmp_path):
-    drawing().save(tmp_path / "digit.PNG")
-    assert torch.equal(digit_from(tmp_path / "digit.PNG"), digit_from(drawing()))
 
 
 @pytest.mark.parametrize("blank", BLANKS)

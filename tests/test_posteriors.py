@@ -50,9 +50,8 @@ class FullCovariance(nn.Module):
 
 def correlated_pca(n=6):
     """Probabilistic PCA whose posterior is correlated: the model with the exact q, images, and their log p(x)."""
-    weight = (
-        torch.randn(5, 2, generator=generator(1), dtype=torch.float64) @ torch.tensor([[1.0, 0.8], [0.0, 0.5]]).double()
-    )
+    mix = torch.tensor([[1.0, 0.8], [0.0, 0.5]]).double()
+    weight = torch.randn(5, 2, generator=generator(1), dtype=torch.float64) @ mix
     covariance = torch.linalg.inv(weight.T @ weight / 0.25 + torch.eye(2))
     factor = torch.linalg.cholesky(covariance)
     encoder, decoder = nn.Linear(5, 5).double(), nn.Linear(2, 5).double()
@@ -67,12 +66,8 @@ def correlated_pca(n=6):
 def test_with_full_covariance_every_draw_gives_log_p_of_a_linear_model():
     model, x, log_p = correlated_pca()
     assert model.encode(x).scale[0, 1, 0].abs() > 0.1
-    for found in (
-        elbo(model, x).value,
-        iwae(model, x, num_samples=3).value,
-        estimate_log_likelihood(model, x, num_samples=3),
-    ):
-        torch.testing.assert_close(found, log_p, rtol=1e-6, atol=1e-6)
+    found = elbo(model, x).value, iwae(model, x, num_samples=3).value, estimate_log_likelihood(model, x, num_samples=3)
+    torch.testing.assert_close(torch.stack(found), log_p.expand(3, -1), rtol=1e-6, atol=1e-6)
     assert evaluate(model, x)["elbo"] == pytest.approx(log_p.mean().item())
     torch.testing.assert_close(vae.encode_dataset(model, x, batch_size=4).mean, model.encode(x).mean)
 
@@ -83,10 +78,6 @@ def test_where_q_is_exact_the_gradient_through_z_alone_is_zero_in_every_draw():
     weights = list(model.encoder.parameters())
     for slope in torch.autograd.grad(elbo(model, x).value.sum(), weights):
         torch.testing.assert_close(slope, torch.zeros_like(slope), rtol=0, atol=1e-6)
-    q = model.encode(x)
-    z = q.sample(generator())
-    whole = torch.autograd.grad((model.log_likelihood(x, z) - model.log_ratio(q, z)).sum(), weights)
-    assert max(slope.abs().max() for slope in whole) > 0.1
 
 
 # ---- A Gaussian that a flow bends, by what the encoder knows -----------------------------------------------------
@@ -153,21 +144,13 @@ def test_the_density_of_a_flow_posterior_adds_up_to_one_and_is_that_of_its_sampl
         torch.testing.assert_close(draws[image].T.cov(), expected, atol=0.05, rtol=0.05)
 
 
-def test_a_flow_posterior_held_fixed_has_the_same_density_and_a_gradient_through_z_alone():
+def test_a_flow_posterior_depends_on_its_context_and_learns_with_all_its_weights():
     model, x = bent_model(3)
-    q = model.encode(x)
-    z = torch.randn(3, 3, generator=generator(), dtype=torch.float64).requires_grad_()
-    learned = [*model.encoder.parameters(), *model.posterior.parameters()]
-    through_z = []
-    for density in (q.log_prob(z), q.detach().log_prob(z)):
-        through_z.append((density, torch.autograd.grad(density.sum(), z, retain_graph=True)[0]))
-    torch.testing.assert_close(*through_z)
+    z = torch.randn(3, 3, generator=generator(), dtype=torch.float64)
     elsewhere = model.posterior(model.posterior_numbers(x) + torch.tensor(6 * [0.0] + 3 * [1.0]))  # another context
-    assert (elsewhere.log_prob(z) - q.log_prob(z)).abs().min() > 1e-3
-    with pytest.raises(RuntimeError):  # there is no way back to a weight
-        torch.autograd.grad(q.detach().log_prob(z.detach()).sum(), learned)
+    assert (elsewhere.log_prob(z) - model.encode(x).log_prob(z)).abs().min() > 1e-3
     elbo(model, x).value.sum().backward()
-    assert all(weight.grad.abs().max() > 0 for weight in learned)
+    assert all(weight.grad.abs().max() > 0 for weight in model.parameters())
 
 
 # ---- Two layers of codes: the upper one says where the lower one lies ---------------------------------------------
@@ -200,10 +183,8 @@ def test_a_model_of_two_layers_is_a_prior_and_its_estimates_meet_a_sum_over_all_
     log_p = vae.posterior_on_grid(model, x, limit=12.0, n=601).log_evidence
     found = estimate_log_likelihood(model, x.repeat(20, 1), num_samples=1000).view(20, 4)
     torch.testing.assert_close(found.mean(0), log_p, atol=0.05, rtol=0)
-    assert evaluate(model, x)["elbo"] < log_p.mean().item()
-    draws = model.prior.sample(100_000, generator()).detach()
-    assert (draws[:, 1].mean() - model.prior.network(draws[:, :1])[:, 0].mean()).abs() < 0.02
     before = evaluate(model, x)["elbo"]
+    assert before < log_p.mean().item()
     fit(model, x, epochs=200, learning_rate=0.01, progress=False)
     assert evaluate(model, x)["elbo"] > before + 1
 
@@ -286,11 +267,7 @@ def test_what_is_only_right_for_a_diagonal_gaussian_says_so(ask):
         ask(model, x, model.encode(x))
 
 
-def test_a_posterior_that_does_not_say_how_many_numbers_it_wants_or_gets_others_is_refused():
-    with pytest.raises(TypeError, match="posterior must have input_dim"):
-        VAE(nn.Identity(), nn.Identity(), 2, posterior=nn.Identity())
-    with pytest.raises(ValueError, match=r"2 latent dimensions, and its posterior 3"):
-        mlp_vae(2, (8,), posterior=FullCovariance(3))
+def test_an_encoder_that_gives_other_numbers_than_the_posterior_wants_is_refused():
     model = VAE(Constant(torch.zeros(4)), nn.Linear(2, 16), 2, posterior=FullCovariance(2))
     with pytest.raises(ValueError, match="encoder gives 4 numbers, and the posterior wants 5"):
         elbo(model, torch.rand(3, 16))

@@ -5,64 +5,23 @@ it: P(bound > log p(x) + t) <= exp(-t), as E[exp bound] = p(x).
 """
 
 import math
-from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import NORMAL, generator, linear_vae, solved_vae
-from torch import distributions, nn
-from torch.distributions import Normal
+from oracles import generator, linear_vae, solved_vae
 
 import vae_utils as vae
-from vae_utils import VAE, elbo, estimate_log_likelihood, evaluate, iwae, mlp_vae
+from vae_utils import estimate_log_likelihood, evaluate, iwae, mlp_vae
 
 RARE = 25.0  # a right implementation breaks one of the inequalities below with a probability of about exp(-25)
 
 batches, latents, seeds = st.integers(1, 9), st.integers(1, 6), st.integers(0, 2**32 - 1)
-dtypes = st.sampled_from([torch.float32, torch.float64])
-
-
-def tensors(bound, width=None):
-    """Tensors (B, L) of numbers up to `bound` in size, of single or double precision."""
-
-    def build(batch, latent, dtype, seed, scale):
-        return (2 * torch.rand(batch, width or latent, generator=generator(seed), dtype=dtype) - 1) * scale
-
-    scales = st.one_of(st.sampled_from([0.0, 1e-8, 1e-3, 1.0, bound]), st.floats(0, bound))
-    return st.builds(build, batches, latents, dtypes, seeds, scales)
-
-
-@given(tensors(1e30), tensors(1e3))
-def test_whatever_an_encoder_puts_out_its_q_is_bounded_in_order_and_has_a_finite_kl_and_gradient(raw, mu):
-    raw, mu = raw.flatten()[:, None].requires_grad_(), mu.flatten()[:1].to(raw.dtype)
-    mu, logvar = VAE(nn.Identity(), nn.Identity(), 1).encode(torch.cat([mu.expand_as(raw), raw], dim=1))
-    assert (logvar >= -12).all() and (logvar <= 4).all()
-    assert (logvar[raw[:, 0].argsort()].diff(dim=0) >= 0).all()
-    kl = vae.kl_divergence(mu, logvar)
-    expected = distributions.kl_divergence(Normal(mu.double(), torch.exp(logvar.double() / 2)), NORMAL).sum(-1)
-    torch.testing.assert_close(kl.double(), expected, rtol=1e-5, atol=1e-5)
-    assert (kl >= 0).all() and torch.isfinite(torch.autograd.grad(kl.sum(), raw)[0]).all()
-
-
-@given(tensors(1e4, 784), st.floats(0, 1), seeds)
-def test_the_bernoulli_likelihood_is_finite_never_positive_and_symmetric(logits, level, seed):
-    logits.requires_grad_()
-    grey, log_prob = torch.full_like(logits, level), vae.Bernoulli().log_prob
-    for images in (torch.bernoulli(grey, generator=generator(seed)), grey):
-        value = log_prob(images, logits)
-        assert torch.isfinite(value).all() and (value <= 0).all()
-        torch.testing.assert_close(value, log_prob(1 - images, -logits))
-        assert (torch.autograd.grad(value.sum(), logits)[0].abs() <= 1).all()
-
-
-wide = st.floats(0.3, 10)  # how many times as wide as the posterior q is
-sigmas = st.floats(0.02, 100)
 
 
 @settings(max_examples=40)
-@given(wide, sigmas, seeds)
+@given(st.floats(0.3, 10), st.floats(0.02, 100), seeds)  # q is so many times as wide as the posterior
 def test_elbo_below_importance_weighted_bound_below_log_p(wider, sigma, seed):
     model, x, log_p, _ = linear_vae(wider=wider, sigma=sigma)
     highest = log_p + RARE + 1e-9 * log_p.abs()
@@ -72,16 +31,6 @@ def test_elbo_below_importance_weighted_bound_below_log_p(wider, sigma, seed):
         of_the_draws = bound.log_likelihood - bound.kl  # their mean ELBO, which no set of draws puts above (Jensen)
         assert (of_the_draws <= bound.value + 1e-9 * (1 + bound.value.abs())).all()
     assert (estimate_log_likelihood(model, x, num_samples=100, seed=seed) <= highest).all()
-
-
-@settings(max_examples=40)
-@given(wide, sigmas, st.floats(0, 1e4), st.integers(1, 20), dtypes)
-def test_gradients_of_every_bound_are_finite(wider, sigma, scale, num_samples, dtype):
-    """Also of images far from all that the model knows."""
-    model, x = (part.to(dtype) for part in linear_vae(wider=wider, sigma=sigma)[:2])
-    for bound in (elbo(model, scale * x), iwae(model, scale * x, num_samples=num_samples)):
-        slopes = torch.autograd.grad(bound.value.mean(), [*model.encoder.parameters(), *model.decoder.parameters()])
-        assert all(torch.isfinite(part).all() for part in (*bound, *slopes))
 
 
 @settings(max_examples=15)
@@ -98,18 +47,6 @@ def test_no_result_depends_on_how_the_images_are_split_or_ordered(batch, latent,
     settings = {"num_samples": 3, "seed": seed}
     split, whole = (estimate_log_likelihood(model, x, batch_size=size, **settings) for size in (batch_size, 1000))
     torch.testing.assert_close(split, whole, rtol=1e-5, atol=1e-3)
-
-
-@settings(max_examples=10)
-@given(st.integers(1, 9), st.integers(1, 12), latents, st.booleans(), st.integers(1, 3), seeds)
-def test_training_of_any_shape_ends_with_finite_figures(images, batch_size, latent, binarized, num_samples, seed):
-    torch.manual_seed(seed % 1000)
-    model, x = mlp_vae(latent, (5,)), torch.rand(images, 784)
-    settings = {"objective": partial(iwae, num_samples=num_samples), "valid_images": x, "seed": seed}
-    history = vae.fit(model, x, epochs=2, batch_size=batch_size, binarized=binarized, progress=False, **settings)
-    assert [row["epoch"] for row in history] == [1, 2]
-    assert all(math.isfinite(value) for row in history for value in row.values())
-    assert all(row["valid_kl"] >= 0 and row["log_likelihood"] <= 0 for row in history)
 
 
 def test_the_estimate_is_as_exact_as_its_standard_error_says():

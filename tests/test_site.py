@@ -120,10 +120,7 @@ def test_a_formula_is_drawn_with_its_own_letters_or_stops_the_build():
         SITE["formula"](r"\notacommand{x}", inline=True)
 
 
-def test_a_missing_cell_and_a_folder_that_cannot_be_written_are_named_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setitem(SITE["LIVE"], "no-such-cell", ("view=dots", "nothing"))
-    with pytest.raises(SystemExit, match=r"^Variational-Autoencoder.ipynb has no cell no-such-cell: .*$"):
-        SITE["as_notebook"](SITE["NOTEBOOK"])
+def test_a_folder_that_cannot_be_written_is_named_in_one_line(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setattr(sys, "argv", ["build.py", str(tmp_path / "file" / "site")])
     with pytest.raises(SystemExit, match=f"^Cannot write the site to {re.escape(sys.argv[1])}: .*$"):

@@ -1,22 +1,18 @@
-"""Training: it learns, it repeats itself to the bit, it uses every image, and it stops when it must."""
+"""Training: it learns, it repeats itself to the bit, it uses every image, it stops when it must, it keeps no memory."""
 
 import copy
+import gc
 import math
 from functools import partial
 
 import pytest
 import torch
-from oracles import generator
+from oracles import generator, small_model
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from vae_utils import Bound, FlowPrior, elbo, evaluate, fit, iwae, mlp_vae
 
 IMAGES = torch.rand(10, 784, generator=generator())
-
-
-def small_model(seed=0, **parts):
-    torch.manual_seed(seed)
-    return mlp_vae(2, (16,), **parts)
 
 
 def weights(model):
@@ -108,38 +104,35 @@ def test_eight_images_are_learnt_by_heart_also_in_an_autocast(bfloat16):
     assert history[0]["elbo"] < -300  # at the start every pixel has a chance of 0.13
     assert history[-1]["elbo"] > -30  # telling eight images apart costs log 8 and more
     assert evaluate(model, images)["elbo"] == history[-1]["valid_elbo"] > -30
+    keys = ["elbo", "log_likelihood", "kl"]
+    assert list(history[0]) == ["epoch", *keys, *(f"valid_{key}" for key in keys)] and history[-1]["epoch"] == 400
     assert ((model.reconstruct(images) > 0.5) == (images > 0.5)).float().mean() > 0.99
 
 
 @pytest.mark.parametrize("factor", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_leaves_weights_and_optimizer_and_finished_rows_as_they_were(monkeypatch, factor):
-    model, made, before = small_model(), [], []
+def test_a_loss_that_is_not_finite_leaves_weights_and_finished_rows_as_they_were(factor):
+    model, before = small_model(), []
 
     def objective(model, x, *, generator):
         """The second of three batches of the second epoch has one bad image."""
-        before.append(copy.deepcopy((model.state_dict(), made[0].state_dict()["state"])))
+        before.append(weights(model))
         bound = elbo(model, x, generator=generator)
-        return bound._replace(
-            value=bound.value * torch.tensor([factor if len(before) == 5 else 1.0, 1, 1, 1])[: len(x)]
-        )
+        bad = torch.tensor([factor if len(before) == 5 else 1.0, 1, 1, 1])
+        return bound._replace(value=bound.value * bad[: len(x)])
 
-    adamw = torch.optim.AdamW
-    monkeypatch.setattr(torch.optim, "AdamW", lambda *args, **kwargs: made.append(adamw(*args, **kwargs)) or made[0])
     with pytest.raises(FloatingPointError, match=f"loss is {factor}.* weights unchanged") as caught:
         fit(model, IMAGES, epochs=2, batch_size=4, objective=objective, progress=False)
     assert [row["epoch"] for row in caught.value.history] == [1] and len(before) == 5
-    torch.testing.assert_close((model.state_dict(), made[0].state_dict()["state"]), before[-1], rtol=0, atol=0)
-    assert not torch.equal(before[-2][0]["decoder.0.weight"], before[-1][0]["decoder.0.weight"])
+    assert torch.equal(weights(model), before[-1]) and not torch.equal(before[-2], before[-1])
 
 
 @pytest.mark.parametrize(("wrong", "found"), [
     (lambda bound: -bound.value.mean(), "Tensor"),
-    (lambda bound: tuple(bound), "tuple"),
     (lambda bound: Bound(*(term.mean() for term in bound)), r"\(\)"),
     (lambda bound: bound._replace(value=bound.value.mean(0, keepdim=True)), r"\(1,\)"),
     (lambda bound: bound._replace(log_likelihood=bound.log_likelihood[:, None]), r"\(4, 1\)"),
     (lambda bound: bound._replace(kl=None), r"\(\)"),
-], ids=["loss", "tuple", "means", "mean", "column", "no KL"])  # fmt: skip
+], ids=["loss", "means", "mean", "column", "no KL"])  # fmt: skip
 def test_an_objective_that_returns_anything_but_a_number_for_each_image_is_refused_at_once(wrong, found):
     model = small_model()
     before = weights(model)
@@ -147,17 +140,6 @@ def test_an_objective_that_returns_anything_but_a_number_for_each_image_is_refus
         objective = lambda model, x, generator: wrong(elbo(model, x, generator=generator))  # noqa: E731
         fit(model, IMAGES, epochs=1, batch_size=4, objective=objective, progress=False)
     assert torch.equal(weights(model), before)
-
-
-def test_history_has_a_row_an_epoch_and_held_out_figures_when_asked():
-    model = small_model()
-    history = fit(model, IMAGES[:7], epochs=3, batch_size=4, valid_images=IMAGES[7:], seed=5, progress=False)
-    keys = ["epoch", "elbo", "log_likelihood", "kl"]
-    assert [row["epoch"] for row in history] == [1, 2, 3]
-    assert list(history[0]) == keys + [f"valid_{key}" for key in keys[1:]]
-    held_out = {f"valid_{key}": value for key, value in evaluate(model, IMAGES[7:], seed=5).items()}
-    assert held_out.items() <= history[-1].items()
-    assert list(fit(model, IMAGES, epochs=1, progress=False)[0]) == keys
 
 
 def test_the_callback_gets_each_row_in_evaluation_mode_and_changes_no_bit_of_the_result():
@@ -193,3 +175,26 @@ def test_progress_counts_the_batches_on_stderr_unless_it_is_turned_off(tmp_path,
     assert "3/6" in shown and "6/6" in shown and "0/6" not in shown and f"{history[-1]['elbo']:.2f}" in shown
     fit(small_model(), IMAGES, epochs=1, progress=False)
     assert not capsys.readouterr().err
+
+
+def live_objects():
+    """How many objects are alive, and how many bytes their tensors hold: what a leak makes grow, on every system."""
+    gc.collect()
+    objects = gc.get_objects()
+    tensors = [item for item in objects if type(item) in (torch.Tensor, torch.nn.Parameter)]
+    return len(objects), sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+@pytest.mark.parametrize("epochs", [30, pytest.param(200, marks=pytest.mark.slow)])
+def test_training_for_many_epochs_keeps_nothing_but_its_history(tmp_path, epochs):
+    counts, model = {}, small_model(prior=FlowPrior(2, couplings=2))
+    settings = {"binarized": True, "valid_images": IMAGES[:8], "checkpoint": tmp_path / "run", "progress": False}
+
+    def count(row):
+        if row["epoch"] in (5, epochs):
+            counts[row["epoch"]] = live_objects()
+
+    fit(model, IMAGES, epochs=epochs, callback=count, **settings)
+    (objects, tensors), (objects_later, tensors_later) = counts.values()
+    # A row an epoch is a dictionary; other parts of the process, such as a browser's driver, make a few objects too.
+    assert tensors_later <= tensors and objects_later - objects < 10 * epochs + 50

@@ -5,7 +5,9 @@ They read the files as git holds them, staged or committed, and so not a run of 
 
 import ast
 import inspect
+import json
 import re
+import statistics
 import subprocess
 from pathlib import Path
 
@@ -54,9 +56,12 @@ def decimals(text):
     return set(re.findall(r"\d+\.\d\d+", text))
 
 
-def test_the_stored_run_is_the_full_one_and_small_enough_to_be_shown(notebook):
+def test_the_stored_run_is_the_full_one_and_small_enough_to_be_shown(notebook, prose):
     """GitHub promises previews of files below 2 MB; a run elsewhere differs by some kilobytes."""
     assert len(in_git("Variational-Autoencoder.ipynb")) < 1.9e6
+    assert len(notebook.cells) <= 60 and len(prose.split()) <= 4200
+    unfolded = [cell for cell in code_cells(notebook) if "jupyter" not in cell.metadata]
+    assert sum(len(cell.source.splitlines()) for cell in unfolded) <= 420
     assert "\nQUICK = False" in parameters_cell(notebook).source
     epochs = parameters(notebook)["EPOCHS"]
     tables = [output.data["text/plain"] for output in outputs(notebook) if "text/markdown" in output.get("data", {})]
@@ -104,3 +109,22 @@ def recorded():
 
 def test_every_decimal_figure_in_the_readme_stands_in_the_notebook_or_is_a_recorded_measurement(notebook, readme):
     assert decimals(readme) <= decimals(printed(notebook)) | recorded()
+
+
+@pytest.mark.parametrize(("name", "time"), [
+    ("150s-learned", "150 s"), ("5min-learned", "5 min"), ("20min-learned", "20 min"), ("20min-standard", "20 min"),
+])  # fmt: skip
+def test_the_readme_quotes_the_medians_of_the_recorded_runs(name, time, readme):
+    runs = json.loads((ROOT / "benchmarks" / "results" / "likelihood.json").read_text(encoding="utf-8"))[name]
+    assert [run["seed"] for run in runs] == [0, 1, 2] and len({str(run["epochs"]) for run in runs}) == 1
+    assert all(run["images"] == 10_000 and run["split"] == "test" for run in runs)
+    elbo, cost = (statistics.median(abs(run[key]) for run in runs) for key in ("elbo", "negative_log_likelihood"))
+    epochs, prior = " + ".join(map(str, runs[0]["epochs"])), name.split("-")[1]
+    row = f"| {epochs} epochs ({time}) | {runs[0]['num_samples']} | {elbo:.2f} | **{cost:.2f}** |"
+    assert any(row in line and f"{prior} prior" in line for line in readme.splitlines())
+
+
+def test_every_figure_has_a_text_for_those_who_cannot_see_it(notebook):
+    for cell in code_cells(notebook):
+        drawn = any("image/png" in output.get("data", {}) for output in cell.outputs)
+        assert drawn == ("alt" in cell.metadata), cell.source

@@ -1123,8 +1123,9 @@ def plot_manifold(model: VAE, *, n: int = 20, ax: Axes | None = None) -> Axes:
         pictures = model.likelihood.mean(model.decode(_grid(z1, z2.flip(0))))  # z2 grows upwards
     ax = ax or plt.subplots(figsize=(8, 8), layout="constrained")[1]
     plot_images(pictures, columns=n, ax=ax).set_axis_on()
-    ticks = range(n // 10, n, max(1, n // 5))  # at pictures; labelled with their codes
-    ax.set_xticks([i + 0.5 for i in ticks], [f"{round(z1[i].item(), 1) + 0:g}" for i in ticks])
-    ax.set_yticks([n - i - 0.5 for i in ticks], [f"{round(z2[i].item(), 1) + 0:g}" for i in ticks])
+    ticks = range(n // 10, n, max(1, n // 5))  # at some of the pictures, labelled with their codes
+    names1, names2 = ([f"{round(code, 1) + 0:g}" for code in codes.tolist()] for codes in (z1, z2))  # + 0: never -0
+    ax.set_xticks([i + 0.5 for i in ticks], [names1[i] for i in ticks])
+    ax.set_yticks([n - i - 0.5 for i in ticks], [names2[i] for i in ticks])
     ax.set(xlabel="$z_1$", ylabel="$z_2$")
     return ax

@@ -22,7 +22,7 @@ from vae_utils import Normal, best_gaussian, elbo_by_quadrature, eval_mode, post
 def gaps(model, x) -> dict[str, torch.Tensor]:
     """log p(x) - ELBO of the encoder's Gaussian and of the best one, each (B,)."""
     with eval_mode(model):
-        log_evidence, mode = posterior_on_grid(model, x, n=801)
+        log_evidence, mode = posterior_on_grid(model, x, limit=6.0, n=961)
         q = model.encode(x)
     best = best_gaussian(model, x, [q, Normal(mode, q.logvar)], steps=120, nodes=8)
     with eval_mode(model):

@@ -90,13 +90,16 @@ def test_the_page_is_the_same_every_time_and_the_model_is_left_as_it_was(trained
     assert all(map(torch.equal, trained.state_dict().values(), before.state_dict().values()))
 
 
-OtherVAE, OtherNormal = (type("Other", (kind,), {}) for kind in (vae.VAE, vae.StandardNormal))
+OtherVAE, OtherNormal, OtherPosterior = (
+    type("Other", (kind,), {}) for kind in (vae.VAE, vae.StandardNormal, vae.DiagonalNormal)
+)
 MODEL, NAN = vae.mlp_vae(2, (8,)), vae.mlp_vae(2, (8,))
 ENCODER, DECODER = MODEL.encoder, MODEL.decoder
 nn.init.constant_(NAN.decoder[-1].bias, math.nan)
 BAD = [
     ("VAE.*Other", {"model": OtherVAE(ENCODER, DECODER, 2)}),
     ("2 latent dimensions.* 3", {"model": vae.mlp_vae(3, (8,))}),
+    ("DiagonalNormal posterior.*Other", {"model": vae.VAE(ENCODER, DECODER, 2, posterior=OtherPosterior(2))}),
     ("StandardNormal prior.*Other", {"model": vae.VAE(ENCODER, DECODER, 2, prior=OtherNormal(2))}),
     ("Bernoulli likelihood.*Gaussian", {"model": vae.VAE(ENCODER, DECODER, 2, likelihood=vae.Gaussian())}),
     ("encoder.*mlp_vae", {"model": vae.VAE(nn.Sequential(ENCODER[0], nn.ReLU(), ENCODER[2]), DECODER, 2)}),

@@ -539,7 +539,7 @@ def fit(
             bar.set_postfix_str(f"epoch {epoch}/{epochs}, ELBO {row['elbo']:.2f}")
             if saved:
                 saved.save(history)
-            if callback:
+            if callback is not None:
                 with eval_mode(model):
                     callback(dict(row))
     return history
@@ -970,7 +970,8 @@ def _check_parts(model: VAE) -> None:
     for path in ("posterior.input_dim", "prior.log_prob", "prior.sample", "likelihood.log_prob", "likelihood.mean"):
         name, wanted = path.split(".")
         part = getattr(model, name)
-        if not hasattr(part, wanted):
+        found = getattr(part, wanted, None)
+        if not (isinstance(found, int) if wanted == "input_dim" else callable(found)):
             raise TypeError(f"the {name} must have {wanted}, and {part} has none")
         if (size := getattr(part, "latent_dim", model.latent_dim)) != model.latent_dim:
             raise ValueError(f"the model has {model.latent_dim} latent dimensions, and its {name} {size}")

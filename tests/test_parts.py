@@ -154,8 +154,9 @@ def test_a_foreign_part_is_asked(part, ask):
 ])  # fmt: skip
 def test_a_part_without_a_method_or_without_its_size_is_refused(part, method):
     methods = {name: print for name in ("log_prob", "sample", "mean") if name != method}
-    with pytest.raises(TypeError, match=f"{part}.*{method}"):
-        VAE(nn.Identity(), nn.Identity(), 2, **{part: type("Part", (nn.Module,), methods)()})
+    for given in (methods, methods | {method: None}):
+        with pytest.raises(TypeError, match=f"{part}.*{method}"):
+            VAE(nn.Identity(), nn.Identity(), 2, **{part: type("Part", (nn.Module,), given)()})
 
 
 @pytest.mark.parametrize("part", [{"prior": FlowPrior(3)}, {"posterior": vae.DiagonalNormal(3)}])

@@ -142,6 +142,19 @@ def test_an_objective_that_returns_anything_but_a_number_for_each_image_is_refus
     assert torch.equal(weights(model), before)
 
 
+class Rows(list):
+    """A callback that is empty, and so false, when `fit` first sees it."""
+
+    def __call__(self, row):
+        self.append(row["epoch"])
+
+
+def test_a_callback_that_is_false_is_called_too():
+    rows = Rows()
+    fit(small_model(), IMAGES, epochs=2, callback=rows, progress=False)
+    assert rows == [1, 2]
+
+
 def test_the_callback_gets_each_row_in_evaluation_mode_and_changes_no_bit_of_the_result():
     model, alone, rows, inside, outside = small_model().eval(), small_model(), [], [], []
 

@@ -802,13 +802,13 @@ def load_mnist(root: str | Path = "data", *, variant: str = "MNIST", download: b
         try:
             getattr(datasets, variant)(root, download=True)
         except Exception as error:  # no network, no right to write, a full disk
-            problem = f"the download failed ({error})"
+            problem = f"the download failed ({' '.join(str(error).split())})"
         paths = _find(root / variant, variant)
     if not paths:
         known = {"MNIST": "hojjatk/mnist-dataset", "FashionMNIST": "zalando-research/fashionmnist"}
         raise FileNotFoundError(
             f"No {variant} below {root.absolute()}: {problem}. Put {', '.join(FILES)} there, each with -ubyte or "
-            "-ubyte.gz at its end, pass another folder as root, or turn the network on. "
+            "-ubyte.gz at its end, or pass another folder as root: with the network on, any that can be written to. "
             f"On Kaggle, choose Add Input and attach {known.get(variant, 'a dataset of these files')}."
         )
     return Mnist(*_read_pair(*paths[:2]), *_read_pair(*paths[2:]))

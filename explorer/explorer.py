@@ -6,12 +6,13 @@
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 import torch
-from IPython.display import IFrame, display
+from IPython.display import display
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 
@@ -58,10 +59,16 @@ def write_explorer(
     return Path(path)
 
 
-def show_explorer(path: str | Path) -> None:
-    """Display the page at `path`, relative to the notebook's folder, in a frame."""
-    frame = IFrame(quote(Path(path).as_posix()), "100%", 900, extras=['title="The explorer"'])
-    display({"text/html": frame._repr_html_(), "text/plain": f"{path}: open it in a browser"}, raw=True)
+def show_explorer(path: str | Path, *, embed: bool = False) -> None:
+    """Display the page at `path`, relative to the notebook's folder, in a frame, and below it where it lies.
+
+    With `embed` the notebook holds the page itself, 2 MB and more, and shows it wherever the notebook is shown.
+    """
+    name = Path(path).as_posix()
+    page = f'srcdoc="{escape(Path(path).read_text(encoding="utf-8"))}"' if embed else f'src="{quote(name)}"'
+    frame = f'<iframe {page} title="The explorer" width="100%" height="900" frameborder="0"></iframe>'
+    note = f"<p>The page is the file <code>{escape(name)}</code>: download it and open it in a browser.</p>"
+    display({"text/html": f"{frame}\n{note}", "text/plain": f"{name}: open it in a browser"}, raw=True)
 
 
 def _check_model(model: VAE) -> None:

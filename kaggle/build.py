@@ -9,6 +9,7 @@ import of it, write these files. Nothing but Python itself is needed here.
 
 import argparse
 import base64
+import bz2
 import json
 import re
 from pathlib import Path
@@ -16,27 +17,84 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 NOTEBOOK = "Variational-Autoencoder.ipynb"
-FILES = ("vae_utils.py", "explorer/explorer.py", "explorer/template.html")  # what the notebook needs beside it
+FILES = ("vae_utils.py", "explorer/template.html", "explorer/explorer.py")  # what the notebook needs beside it
+REPOSITORY = ""  # its public address, such as https://github.com/NAME/REPOSITORY: without one the file links to none
 IMPORT = re.compile(r"^(import|from) (vae_utils|explorer)\b", re.MULTILINE)
-LEFT_BEHIND = re.compile(r"\[([^\]]+)\]\((?!http|attachment:|explorer/|#)[^)]+\)")  # a link, by its text
+LEFT_BEHIND = re.compile(r"\[([^\]]+)\]\((?!http|attachment:|explorer/|#)([^)]+)\)")  # a link: its text and the file
 FOLDED = {"_kg_hide-input": True, "cellView": "form", "jupyter": {"source_hidden": True}}  # Kaggle, Colab, JupyterLab
 
 TITLE = "Variational autoencoders on MNIST"  # Kaggle makes the kernel's address of it
+KEYWORDS = ["deep learning", "neural networks", "computer vision", "pytorch"]
 DATASET = "hojjatk/mnist-dataset"
-# Kaggle mounts it below /kaggle/input, at places that differ. Elsewhere, as on Colab, there is no such folder.
-DATA_ROOT = 'DATA_ROOT = "/kaggle/input" if any(Path("/kaggle/input").rglob("*-ubyte*")) else "data"'
+
+# The lines of the notebook that the single file has otherwise, each by how it begins there.
+CHANGED = {
+    # Kaggle mounts datasets below /kaggle/input, at places that differ and read-only: a download cannot go there.
+    'DATA_ROOT = "data"': 'DATA_ROOT = "/kaggle/input" if vae._find(Path("/kaggle/input"), VARIANT) else "data"',
+    # Kaggle and Colab show a notebook where the page does not lie beside it.
+    "show_explorer(page)": "show_explorer(page, embed=True)",
+}
+
+# A compressed page is one line. bz2, since its output is the same with every version of Python.
+UNPACK = """\
+# The explorer's page as compressed text: {lines:,} lines of HTML and JavaScript for the browser.
+# When this cell has run, they can be read in the file {name}.
+import bz2
+from base64 import b85decode
+from pathlib import Path
+
+packed = b85decode(
+    "{packed}"
+)
+Path("{name}").parent.mkdir(exist_ok=True)
+Path("{name}").write_bytes(bz2.decompress(packed));"""
+
+WRITES = """\
+The folded cells below hold the code that this notebook imports, and write it into files. To change `vae_utils.py`, \
+edit its cell, restart the kernel and run all. Where the cells are not folded: [on to section 1](#idea)."""
+
+SOURCE = """
+
+*This is one file, built from {repository}, which also holds the tests and the benchmarks. The code is under the MIT \
+licence: [licences, and how to cite](#licence).*"""
+
+LICENCE = """\
+<a id="licence"></a>
+## Licences, and how to cite
+
+The code is under the MIT licence. MNIST is by Yann LeCun and Corinna Cortes, under [CC BY-SA 3.0]\
+(https://creativecommons.org/licenses/by-sa/3.0/).{source}
+
+```bibtex
+@misc{{variational-autoencoder,
+  title = {{{title}}},
+  author = {{{{{authors}}}}},
+  year = {{{year}}},{url}
+}}
+```
+
+<details><summary>The MIT licence</summary>
+
+{text}
+</details>"""
+
+
+def text_cell(name: str, text: str) -> dict:
+    return {"cell_type": "markdown", "id": name, "metadata": {}, "source": text.splitlines(keepends=True)}
 
 
 def file_cells() -> list[dict]:
     """The cells that write FILES, with the same text to the byte, behind one that says so."""
-    text = "The folded cells below hold the code that this notebook imports, and write it into files."
-    cells = [{"cell_type": "markdown", "id": "write-text", "metadata": {}, "source": [text]}]
-    sources = {"folder": 'from pathlib import Path\n\nPath("explorer").mkdir(exist_ok=True)'}  # %%writefile makes none
+    cells = [text_cell("write-text", WRITES)]
     for name in FILES:
-        sources[Path(name).stem] = f"%%writefile {name}\n" + (ROOT / name).read_text(encoding="utf-8")
-    for name, source in sources.items():
-        cell = {"cell_type": "code", "id": f"write-{name}", "metadata": FOLDED, "source": source.splitlines(True)}
-        cells.append(cell | {"execution_count": None, "outputs": []})
+        text = (ROOT / name).read_text(encoding="utf-8")
+        if name.endswith(".py"):  # to be read
+            source = f"%%writefile {name}\n{text}"
+        else:
+            packed = base64.b85encode(bz2.compress(text.encode())).decode()
+            source = UNPACK.format(name=name, lines=text.count("\n"), packed=packed)
+        cell = {"cell_type": "code", "id": f"write-{Path(name).stem}", "metadata": FOLDED}
+        cells.append(cell | {"source": source.splitlines(keepends=True), "execution_count": None, "outputs": []})
     return cells
 
 
@@ -58,21 +116,34 @@ def attach_pictures(cell: dict) -> None:
         cell["source"] = text.replace("](images/", "](attachment:").splitlines(keepends=True)
 
 
-def name_what_is_left_behind(cell: dict) -> None:
-    """Put a name in place of each link to a file that the single file does not bring along."""
-    text = "".join(cell["source"])
-    cell["source"] = LEFT_BEHIND.sub(r"\1 in the repository", text).splitlines(keepends=True)
+def link_to_what_is_left_behind(cell: dict, repository: str) -> None:
+    """Let each link to a file that the single file does not bring along lead into the repository, or be a name."""
+    new = rf"[\1]({repository}/blob/main/\2)" if repository else r"\1 in the repository"
+    cell["source"] = LEFT_BEHIND.sub(new, "".join(cell["source"])).splitlines(keepends=True)
 
 
-def find_data_on_kaggle(cells: list[dict]) -> None:
-    """Let the notebook's parameter DATA_ROOT be Kaggle's input folder where that holds IDX files."""
-    for cell in cells:
-        if "parameters" in cell["metadata"].get("tags", []):
-            text, found = re.subn(r'^DATA_ROOT = "data".*$', DATA_ROOT, "".join(cell["source"]), flags=re.MULTILINE)
-            if found == 1:
-                cell["source"] = text.splitlines(keepends=True)
-                return
-    raise SystemExit(f'{NOTEBOOK} has no cell tagged "parameters" with one line DATA_ROOT = "data", to be changed here')
+def name_the_source(cells: list[dict], repository: str) -> None:
+    """Say in the first cell and in one behind the last where the file is from, under which licence, how to cite it."""
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    year, authors = re.search(r"Copyright \(c\) (\d+) (.+)", text).groups()
+    title = "".join(cells[0]["source"]).splitlines()[0].lstrip("# ")
+    link = f"[{repository.split('://')[1]}]({repository})" if repository else "a repository"
+    source, url = (f" Built from {link}.", f"\n  url = {{{repository}}},") if repository else ("", "")
+    cells[0]["source"] += SOURCE.format(repository=link).splitlines(keepends=True)
+    licence = LICENCE.format(source=source, title=title, authors=authors, year=year, url=url, text=text)
+    cells.append(text_cell("licence", licence))
+
+
+def change_lines(cells: list[dict]) -> None:
+    """Put the lines of CHANGED in their places."""
+    for begin, line in CHANGED.items():
+        pattern, found = re.compile(rf"^{re.escape(begin)}.*$", re.MULTILINE), 0
+        for cell in cells:
+            if cell["cell_type"] == "code":
+                text, times = pattern.subn(line, "".join(cell["source"]))
+                cell["source"], found = text.splitlines(keepends=True), found + times
+        if found != 1:
+            raise SystemExit(f"{NOTEBOOK} has {found} lines of code that begin with {begin}, not 1, to be changed here")
 
 
 def first_import(cells: list[dict]) -> int:
@@ -83,7 +154,7 @@ def first_import(cells: list[dict]) -> int:
     raise SystemExit(f"{NOTEBOOK} has no cell that imports vae_utils, before which its files could be written")
 
 
-def single_file() -> str:
+def single_file(repository: str) -> str:
     """The notebook with its pictures and the cells that write its files, and without anything that a run leaves."""
     notebook = json.loads((ROOT / NOTEBOOK).read_text(encoding="utf-8"))
     notebook["metadata"]["language_info"] = {"name": "python"}  # without the version that ran it last
@@ -93,8 +164,9 @@ def single_file() -> str:
             forget_the_run(cell)
         else:
             attach_pictures(cell)
-            name_what_is_left_behind(cell)
-    find_data_on_kaggle(cells)
+            link_to_what_is_left_behind(cell, repository)
+    change_lines(cells)
+    name_the_source(cells, repository)
     place = first_import(cells)
     cells[place:place] = file_cells()
     return as_json(notebook)
@@ -117,7 +189,7 @@ def kernel_metadata(user: str) -> dict:
         "enable_gpu": False,
         "enable_tpu": False,
         "enable_internet": False,
-        "keywords": [],
+        "keywords": KEYWORDS,
         "dataset_sources": [DATASET],
         "competition_sources": [],
         "kernel_sources": [],
@@ -128,10 +200,14 @@ def kernel_metadata(user: str) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--user", help="your name on Kaggle, as in the address of your profile")
-    user = parser.parse_args().user
+    parser.add_argument("--repository", default=REPOSITORY, metavar="URL", help="its address (default: REPOSITORY)")
+    given = parser.parse_args()
+    user, repository = given.user, given.repository.rstrip("/").removesuffix(".git")
     if user is not None and not re.fullmatch(r"[A-Za-z0-9_-]+", user):
         parser.error(f"--user {user!r}: a name on Kaggle has letters, digits, - and _ only")
-    files = {HERE / NOTEBOOK: single_file()}
+    if repository and not re.fullmatch(r"https://[\w.-]+(/[\w.-]+)+", repository):
+        parser.error(f"--repository {repository!r}: an address has the form https://github.com/NAME/REPOSITORY")
+    files = {HERE / NOTEBOOK: single_file(repository)}
     if user:
         files |= {
             HERE / "kernel" / NOTEBOOK: files[HERE / NOTEBOOK],

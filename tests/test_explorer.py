@@ -6,6 +6,7 @@ import math
 import os
 import re
 from base64 import b64decode
+from html import escape
 from io import BytesIO
 from pathlib import Path
 from unittest.mock import Mock
@@ -674,10 +675,39 @@ def test_nothing_is_cut_off_and_what_matters_is_on_one_screen(width, height, wri
     assert page.locator("#plane").evaluate("e => e.width - e.clientWidth") == 0
 
 
-def test_a_notebook_shows_the_page_in_a_frame(monkeypatch):
-    """A few lines that name the file, wherever the notebook's folder lies."""
+@pytest.fixture
+def shown(monkeypatch):
+    """What was displayed, as a notebook takes it."""
     shown = []
     monkeypatch.setattr("explorer.explorer.display", lambda data, raw: shown.append(data if raw else None))
+    return shown
+
+
+def test_a_notebook_shows_the_page_in_a_frame_and_says_where_it_lies(shown):
+    """A few lines, wherever the notebook's folder lies."""
     show_explorer(Path("some where", "page.html"))
     frame = shown[0]["text/html"]
-    assert 'src="some%20where/page.html"' in frame and 'title="' in frame and "page.html" in shown[0]["text/plain"]
+    assert 'src="some%20where/page.html"' in frame and 'title="' in frame and len(frame) < 500
+    for text in (re.sub("<[^>]+>", "", frame), shown[0]["text/plain"]):
+        assert "some where/page.html" in text
+
+
+@pytest.mark.parametrize("sandbox", ["", ' sandbox="allow-scripts"'], ids=["plain", "sandboxed"])
+def test_an_embedded_page_computes_in_a_notebook_that_is_shown_without_it(
+    sandbox, shown, written, tmp_path, open_window
+):
+    """In a frame within a frame, as Kaggle and Colab show an output. It cannot have an address there, and goes on."""
+    show_explorer(written, embed=True)
+    outer = tmp_path / "outer.html"
+    outer.write_text(f'<iframe{sandbox} width="1200" height="1000" srcdoc="{escape(shown[0]["text/html"])}"></iframe>')
+    page = open_window(outer.as_uri(), 1280, 1100)
+    frame = page.frame_locator("iframe").frame_locator("iframe").locator("body").element_handle().owner_frame()
+    frame.wait_for_function("window.explorer")
+    place = frame.locator("#pad").bounding_box()  # in the window
+    x, y = place["x"] + place["width"] / 2, place["y"] + place["height"] / 4
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x - 9, y + place["height"] / 2)
+    page.mouse.up()
+    frame.wait_for_function("explorer.state.x && explorer.lossShown().total > 0")
+    frame.evaluate("() => new Promise(done => setTimeout(done, 500))")  # behind the timer that writes the address

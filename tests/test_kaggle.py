@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ NAME = "Variational-Autoencoder.ipynb"
 SINGLE = ROOT / "kaggle" / NAME
 NOTEBOOK = nbformat.read(SINGLE, as_version=4)
 FILES = ("vae_utils.py", "explorer/explorer.py", "explorer/template.html")
+MARKDOWN = "\n".join(cell.source for cell in NOTEBOOK.cells if cell.cell_type == "markdown")
 
 # Python runs a module of this name whenever it starts, so it guards the runner and the kernel alike. Their messages
 # to each other go through local sockets; every other attempt is noted, for load_mnist would survive the error.
@@ -68,7 +70,7 @@ def build(folder, *options):
 def repository(tmp_path):
     """What build.py reads and build.py itself, in a folder in which a test may build and change things."""
     folder = tmp_path / "some where" / "repository"
-    for name in ("kaggle/build.py", NAME, *FILES):
+    for name in ("kaggle/build.py", "LICENSE", NAME, *FILES):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     shutil.copytree(ROOT / "images", folder / "images")
@@ -127,6 +129,7 @@ def test_with_a_name_that_kaggle_can_have_a_folder_is_written_too_and_stays_priv
     metadata = json.loads((folder / "kernel-metadata.json").read_text(encoding="utf-8"))
     assert metadata["id"] == "some-body/" + metadata["title"].lower().replace(" ", "-")
     assert metadata["code_file"] == NAME and metadata["dataset_sources"] == ["hojjatk/mnist-dataset"]
+    assert metadata["keywords"]
     assert metadata["is_private"] and not metadata["enable_internet"] and not metadata["enable_gpu"]
 
 
@@ -137,10 +140,44 @@ def test_it_is_a_notebook_without_a_run_that_folds_what_it_writes_and_links_to_n
     for cell in code:  # folded on Colab, in JupyterLab and on Kaggle, or on none of them
         marks = {"cellView", "jupyter", "_kg_hide-input"} & cell.metadata.keys()
         assert len(marks) == 3 or not (marks or cell.id.startswith("write-"))
-    text = "\n".join(cell.source for cell in NOTEBOOK.cells if cell.cell_type == "markdown")
     there = {f"attachment:{name}" for name in pictures(NOTEBOOK)} | {"explorer/explorer.html"}  # which the run writes
-    assert {target for target in re.findall(r"\]\(([^)]+)\)", text) if not target.startswith(("http", "#"))} <= there
+    there |= {f"#{anchor}" for anchor in re.findall('<a id="([^"]+)">', MARKDOWN)}
+    assert {target for target in re.findall(r"\]\(([^)]+)\)", MARKDOWN) if not target.startswith("http")} <= there
     assert SINGLE.stat().st_size < 1e6  # what a push may send
+
+
+def test_the_first_picture_is_square_and_what_is_not_python_takes_no_room_before_the_imports():
+    first = re.search(r"\(attachment:([^)]+)\)", NOTEBOOK.cells[0].source)[1]
+    width, height = struct.unpack(">II", pictures(NOTEBOOK)[first][16:24])
+    assert width == height > 500
+    lines = sum(len(cell.source.splitlines()) for cell in NOTEBOOK.cells if cell.id.startswith("write-"))
+    assert lines < 20 + sum(len((ROOT / name).read_text(encoding="utf-8").splitlines()) for name in FILES[:2])
+
+
+@pytest.mark.parametrize("address", ["", "https://github.com/ada/digits"])
+def test_the_first_and_the_last_cell_name_source_and_licence_and_what_is_left_behind_is_linked(repository, address):
+    for wrong in ("ada/digits", "https://github.com", "https://github.com/ada/my digits"):
+        result = build(repository, "--repository", wrong)
+        assert result.returncode == 2 and "https://github.com/NAME/REPOSITORY" in result.stderr
+    result = build(repository, *(["--repository", f"{address}.git"] if address else []))
+    assert result.returncode == 0, result.stderr
+    text = [cell.source for cell in nbformat.read(repository / "kaggle" / NAME, as_version=4).cells]
+    linked = {target for target in re.findall(r"\]\(([^)]+)\)", "\n".join(text)) if "github.com" in target}
+    files = {target.split("/blob/main/")[1] for target in linked - {address}}
+    assert all((ROOT / name).is_file() for name in files) and bool(files) == bool(address)
+    assert all((f"[github.com/ada/digits]({address})" in cell) == bool(address) for cell in (text[0], text[-1]))
+    assert ("in the repository" in "\n".join(text)) != bool(address)
+    assert "MIT" in text[0] and (ROOT / "LICENSE").read_text(encoding="utf-8") in text[-1]
+    assert (f"url = {{{address}}}" in text[-1]) == bool(address) and "licenses/by-sa/3.0" in text[-1]
+
+
+@pytest.mark.parametrize("line", ['DATA_ROOT = "data"', "show_explorer(page)"])
+def test_a_line_that_is_to_be_changed_and_is_not_there_stops_the_build_by_name(repository, line):
+    path = repository / NAME
+    path.write_text(path.read_text(encoding="utf-8").replace(json.dumps(line)[1:-1], "pass"), encoding="utf-8")
+    result = build(repository)
+    assert result.returncode == 1 and line in result.stderr and len(result.stderr.splitlines()) == 1
+    assert not (repository / "kaggle" / NAME).exists()
 
 
 def test_the_added_cells_write_the_files_to_the_byte(repository, tmp_path):
@@ -176,16 +213,21 @@ def run_on_kaggle(notebook, tmp_path, guarded, card=""):
     return nbformat.read(working / "out.ipynb", as_version=4).cells
 
 
-@pytest.mark.parametrize(("place", "form"), [
-    ("input/datasets/someone/mnist", {"gz": True, "inside": True}),
-    ("working/data/MNIST/raw", {}),  # nothing is on Kaggle, or this is Colab
+@pytest.mark.parametrize(("place", "form", "variant", "other"), [
+    ("input/datasets/someone/mnist", {"gz": True, "inside": True}, "MNIST", "input/fashion-mnist"),
+    ("working/data/MNIST/raw", {}, "MNIST", None),  # nothing is on Kaggle, or this is Colab
+    ("working/data/KMNIST/raw", {}, "KMNIST", "input/mnist-dataset"),  # a download cannot go where the other is
 ])  # fmt: skip
-def test_the_data_cell_in_each_place(tmp_path, guarded, place, form):
-    """The notebook as far as its first figure, on five images."""
+def test_the_data_cell_in_each_place(tmp_path, guarded, place, form, variant, other):
+    """The notebook as far as its first figure, on five images; the other variant has three."""
     images = np.random.default_rng(0).integers(0, 256, (5, 28, 28), dtype=np.uint8)
     write_small_mnist(tmp_path / place, images, **form)
+    if other:
+        write_small_mnist(tmp_path / other, images[:3])
     copy = nbformat.from_dict(NOTEBOOK)
     copy.cells = copy.cells[: 1 + next(i for i, cell in enumerate(copy.cells) if "vae.load_mnist(" in cell.source)]
+    for cell in copy.cells:
+        cell.source = cell.source.replace('\nVARIANT = "MNIST"', f'\nVARIANT = "{variant}"')
     assert "train_images (5, 784)" in run_on_kaggle(copy, tmp_path, guarded)[-1].outputs[0].text
 
 
@@ -205,6 +247,8 @@ def test_the_whole_notebook_on_the_default_dataset(tmp_path, guarded):
     run, stored = ([out for cell in some for out in cell.get("outputs", [])] for some in (cells, committed))
     figures, wanted = (sum("image/png" in output.get("data", {}) for output in outputs) for outputs in (run, stored))
     assert figures == wanted
+    embedded = [html for output in run if "srcdoc=" in (html := output.get("data", {}).get("text/html", ""))]
+    assert len(embedded) == 1 and len(embedded[0]) > 1e6
     if QUICK == "True":  # such a run leaves the README's pictures and page alone
         assert not [name for name in ("images", "explorer/explorer.html") if (tmp_path / "working" / name).exists()]
     printed = "".join(output.get("text", "") for output in run)

@@ -44,8 +44,9 @@ from matplotlib.axes import Axes
 from PIL import Image, ImageOps
 from scipy import ndimage
 from torch import Generator, Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets
+from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 from tqdm.auto import tqdm
 
@@ -447,8 +448,7 @@ def train_step(model: VAE, x: Tensor, objective, optimizer, generator: Generator
 
     `check` waits for the device and raises FloatingPointError for a loss that is not finite, before any weight changes.
     """
-    bound = objective(model, x, generator=generator)
-    _check_bound(bound, len(x))
+    bound = _check_bound(objective(model, x, generator=generator), len(x))
     loss = -bound.value.mean()
     if check and not torch.isfinite(loss):
         raise FloatingPointError(f"the loss is {loss.item()}, the weights unchanged: lower learning_rate")
@@ -500,8 +500,7 @@ def fit(
 
     objective     a function (model, x, *, generator) -> Bound: `elbo`, `partial(elbo, beta=4.0)`, or your own
     binarized     train on a new 0/1 draw of every image in every batch, instead of on its grey levels
-    valid_images  held-out images, for `evaluate` after every epoch: as they are, and with the q of `model.encode`. An
-                  objective that has a q of its own must give it to the model as `posterior`
+    valid_images  held-out images, as they are, for `evaluate` with this objective and batch_size after every epoch
     checkpoint    a file, written after every epoch; the same call continues from it, to the same weights bit for bit
     callback      called with the new row after every epoch, with the model in evaluation mode
 
@@ -511,9 +510,11 @@ def fit(
     Raises FloatingPointError as `train_step` does, ValueError for a checkpoint that is damaged or of another call.
     """
     epochs, batch_size = _count("epochs", epochs), _count("batch_size", batch_size)
-    _check_images(images, model)
+    if not 0 < learning_rate < math.inf:  # NaN fails too
+        raise ValueError(f"learning_rate must be positive and finite, not {learning_rate}")
+    _check_images(images, model, training=True)
     if valid_images is not None:
-        _check_images(valid_images, model, "valid_images")
+        _check_images(valid_images, model, "valid_images", training=True)
     call = {"epochs": epochs, "batch_size": batch_size, "objective": objective, "learning_rate": learning_rate}
     call |= {"binarized": bool(binarized), "seed": seed, "images": images, "valid_images": valid_images}
     images, generator = images.to(_device(model)), Generator(_device(model)).manual_seed(seed)
@@ -534,7 +535,8 @@ def fit(
             log_likelihood, kl = (totals / len(images)).tolist()
             row = {"epoch": epoch, "elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl}
             if valid_images is not None:
-                row |= {f"valid_{name}": mean for name, mean in evaluate(model, valid_images, seed=seed).items()}
+                means = evaluate(model, valid_images, objective=objective, batch_size=batch_size, seed=seed)
+                row |= {f"valid_{name}": mean for name, mean in means.items()}
             history.append(row)
             bar.set_postfix_str(f"epoch {epoch}/{epochs}, ELBO {row['elbo']:.2f}")
             if saved:
@@ -647,16 +649,26 @@ def _log_likelihood_in_batches(model: VAE, images: Tensor, z: Tensor, batch_size
     return torch.cat([model.log_likelihood(x.to(z.device), codes) for x, codes in parts])
 
 
-def evaluate(model: VAE, images: Tensor, *, batch_size: int = 1000, seed: int = 0) -> dict[str, float]:
-    """Means over all images of elbo, log_likelihood and kl, in nats per image, with one draw z ~ q(z|x) per image.
+def evaluate(
+    model: VAE, images: Tensor, *, objective: Callable[..., Bound] = elbo, batch_size: int = 1000, seed: int = 0
+) -> dict[str, float]:
+    """Means over all images of an objective's log_likelihood and kl, and elbo, their difference, in nats per image.
 
-    All the noise is drawn at once, so the result does not depend on batch_size. The model's mode is left as it was.
+    For `elbo`, one draw z ~ q(z|x) per image, all at once: the result does not depend on batch_size. Another objective
+    draws for each batch; of `iwae` these are the terms, not the bound. The model's mode is left as it was.
     """
-    q = encode_dataset(model, images, batch_size=batch_size)
+    generator = Generator(_device(model)).manual_seed(seed)
     with eval_mode(model):
-        z = q.sample(Generator(_device(model)).manual_seed(seed))
-        log_likelihood = _log_likelihood_in_batches(model, images, z, batch_size).mean().item()
-        kl = model.kl(q, z).mean().item()
+        if objective is elbo:
+            q = encode_dataset(model, images, batch_size=batch_size)
+            z = q.sample(generator)
+            log_likelihood, kl = _log_likelihood_in_batches(model, images, z, batch_size), model.kl(q, z)
+        else:
+            _check_images(images, model)
+            batches = (x.to(_device(model)) for x in images.split(_count("batch_size", batch_size)))
+            bounds = [_check_bound(objective(model, x, generator=generator), len(x)) for x in batches]
+            _, log_likelihood, kl = map(torch.cat, zip(*bounds, strict=True))
+    log_likelihood, kl = log_likelihood.mean().item(), kl.mean().item()
     return {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl}
 
 
@@ -859,69 +871,102 @@ def read_idx(path: str | Path) -> np.ndarray:
 def images_from(source, *, side: int = 28, colors: int = 1, invert: bool = False) -> Tensor:
     """Pictures of your own as a tensor (N, colors * side * side) in [0, 1], and one printed line of what was done.
 
-    source is a folder of PNG and JPEG files, at any depth, in sorted order; or an array, a tensor or a loader of
-    these, (N, H, W), (N, H, W, 3) or (N, 3, H, W), from 0 to 1, or to 255 if whole numbers. A loader's labels are left
-    out; what is transparent becomes white. FileNotFoundError for no folder, ValueError for what are no pictures.
+    source is a file that PIL reads, or a folder of such, at any depth, in sorted order; or an array, tensor, list,
+    Dataset or loader of pictures: (H, W), (H, W, 3 or 1), (3 or 1, H, W), (side * side,) or PIL's. Numbers are from 0
+    to 1, or whole and to 255, or all of them 0 and 1. Labels are left out; what is transparent becomes white.
+    FileNotFoundError for no such place, TypeError and ValueError for what are no pictures.
     """
-    images, sizes, unreadable = [], set(), []
-    for picture in map(_channels_first, _pictures_in(source, unreadable)):  # one by one: many would fill the memory
-        sizes.add(picture.shape[1:])
+    images, sizes, left_out, highest = [], set(), [], 0
+    for picture in _pictures_in(source, left_out):  # one by one: many would fill the memory
+        size = picture.size[::-1] if isinstance(picture, Image.Image) else None
+        if size:
+            picture = np.asarray(picture.reduce(max(1, min(size) // (16 * side))))
+        pixels = _channels_first(picture, side)
+        highest = max(highest, picture.max() if np.issubdtype(picture.dtype, np.integer) else 255)
+        sizes.add(size or tuple(pixels.shape[1:]))
         if colors == 1:
-            picture = picture.mean(0, keepdim=True)
-        picture = F.interpolate(picture[None], size=(side, side), mode="bilinear", antialias=True)
-        images.append(picture.expand(1, colors, side, side).flatten(1))
+            pixels = pixels.mean(0, keepdim=True)
+        pixels = F.interpolate(pixels[None], size=(side, side), mode="bilinear", antialias=True)
+        images.append(pixels.expand(1, colors, side, side).flatten(1))
     if not images:
-        raise ValueError(f"{source} holds no picture that can be read; tried: {', '.join(unreadable) or 'no file'}")
-    images = torch.cat(images).clamp(0, 1)  # rounding makes white 1.0000001, which `fit` would refuse
+        raise ValueError(f"{source} holds no picture that can be read; tried: {', '.join(left_out[:3]) or 'no file'}")
+    images = torch.cat(images) * (255 if highest <= 1 else 1)  # 0 and 1 alone, which only all of them together tell
+    images = images.clamp(0, 1)  # rounding makes white 1.0000001, which `fit` would refuse
     shown = ", ".join(f"{height} x {width}" for height, width in sorted(sizes)[:3]) + ", ..." * (len(sizes) > 3)
     kind = ("in colour" if colors == 3 else "grey") + ", inverted" * invert
-    dropped = f"; could not read {', '.join(unreadable)}" if unreadable else ""
+    dropped = f"; could not read {len(left_out)}: {', '.join(left_out[:3])}" if left_out else ""
     print(f"pictures: {len(images)}, {shown} -> {side} x {side}, {kind}{dropped}")
     return 1 - images if invert else images
 
 
-def _pictures_in(source, unreadable: list[str]) -> Iterator[np.ndarray]:
-    """Each picture of a folder, an array or a loader; the names of the files that are damaged go to the list."""
-    if isinstance(source, DataLoader):
+def _pictures_in(source, left_out: list[str]) -> Iterator[np.ndarray | Image.Image]:
+    """Each picture of a source of `images_from`; the names of the files that are none go to the list."""
+    if isinstance(source, Dataset | list | tuple):
+        yield from DataLoader(source, batch_size=None, collate_fn=_picture)
+    elif isinstance(source, DataLoader):
         for batch in source:
-            yield from np.asarray(batch[0] if isinstance(batch, list | tuple) else batch)
+            yield from _picture(batch)
     elif not isinstance(source, str | Path):
-        yield from np.asarray(source)
-    elif not Path(source).is_dir():
-        raise FileNotFoundError(f"there is no folder {Path(source).absolute()}")
+        yield from [_picture(source)] if isinstance(source, Image.Image) else _picture(source)
+    elif not Path(source).exists():
+        raise FileNotFoundError(f"there is no folder and no file {Path(source).absolute()}")
     else:
-        for path in sorted(Path(source).rglob("*")):
-            if path.suffix.lower() in (".png", ".jpg", ".jpeg"):
-                try:
-                    yield np.asarray(_on_white(path))
-                except (OSError, SyntaxError, ValueError):  # PIL's errors for damaged files
-                    unreadable.append(path.name)
+        paths = Path(source).rglob("*") if Path(source).is_dir() else [Path(source)]
+        for path in sorted(path for path in paths if path.is_file()):
+            left_out.append(path.name)
+            if path.suffix.lower() in Image.registered_extensions():
+                with suppress(OSError, SyntaxError, ValueError):  # PIL's errors for damaged files
+                    picture = _on_white(path)
+                    left_out.pop()
+                    yield picture
 
 
-def _on_white(source: str | Path | Image.Image) -> Image.Image:
-    """A picture or its file, upright and in RGB, with white behind what is transparent."""
-    picture = source if isinstance(source, Image.Image) else Image.open(source)
-    picture = ImageOps.exif_transpose(picture).convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+def _picture(value) -> np.ndarray | Image.Image:
+    """A picture, or an array of several, without the label that may follow."""
+    value = value[0] if isinstance(value, list | tuple) else value
+    if isinstance(value, Image.Image):
+        return _on_white(value)
+    if np.ndim(array := np.asarray(value)) == 0:
+        raise TypeError(f"pictures must be files, arrays, tensors or PIL's, and this is a {type(value).__name__}")
+    return array
 
 
-def _channels_first(picture: np.ndarray) -> Tensor:
-    """A picture (H, W), (H, W, 3) or (3, H, W) -> float32 (1 or 3, H, W) from 0 to 1."""
+def _on_white(source) -> Image.Image:
+    """A picture, its file or its array, upright and in RGB, with white behind what is transparent."""
+    if isinstance(source, str | Path):
+        with Image.open(source) as picture:
+            return _on_white(picture)
+    if isinstance(source, Image.Image):
+        source = ImageOps.exif_transpose(source)
+        if source.mode[0] in "IF":  # numbers of more than 8 bits, which PIL would cut off at 255
+            source = np.asarray(source, dtype=np.float32) / (65535 if source.mode[0] == "I" else 1)
+    picture = source if isinstance(source, Image.Image) else to_pil_image(_channels_first(_picture(source)))
+    white = Image.new("RGB", picture.size, "white")
+    white.paste(picture, mask=picture.convert("RGBA"))
+    return white
+
+
+def _channels_first(picture: np.ndarray, side: int = 28) -> Tensor:
+    """A picture of any shape that `images_from` takes -> float32 (1 or 3, H, W) from 0 to 1."""
     white = 255 if np.issubdtype(picture.dtype, np.integer) else 1
     pixels = torch.from_numpy(np.array(picture, dtype=np.float32)) / white
-    if pixels.shape[2:] == (3,):
+    if pixels.shape == (side * side,):
+        pixels = pixels.view(1, side, side)
+    elif pixels.shape[2:] in ((1,), (3,)):
         pixels = pixels.permute(2, 0, 1)
-    pixels = pixels[None] if pixels.ndim == 2 else pixels
+    elif pixels.ndim == 2 and not min(pixels.shape) <= 4 < max(pixels.shape):  # else a row of a picture in colour
+        pixels = pixels[None]
     if pixels.ndim != 3 or len(pixels) not in (1, 3) or not 0 <= pixels.min() <= pixels.max() <= 1:
-        raise ValueError("pictures must be (H, W) or (H, W, 3), from 0 to 1 or whole numbers from 0 to 255")
+        found = f"{picture.shape} from {picture.min():g} to {picture.max():g}"
+        raise ValueError(f"pictures must be (H, W), (H, W, 3) or ({side**2},), 0 to 1 or whole 0 to 255, not {found}")
     return pixels
 
 
-def digit_from(picture: str | Path | Image.Image) -> Tensor:
-    """The photo of one digit, a file or PIL's, as MNIST would show it: (1, 784), 1 for ink; ValueError for no digit."""
+def digit_from(picture) -> Tensor:
+    """The photo of one digit, a file, PIL's or an array, as MNIST shows it: (1, 784), 1 for ink; else ValueError."""
     photo = _on_white(picture)
     photo.thumbnail((200, 200))
-    ink = _without_specks(_ink_on_paper(np.asarray(photo).mean(-1) / 255))
+    ink = _one_digit(_ink_on_paper(np.asarray(photo).mean(-1) / 255))
     (box,) = ndimage.find_objects((ink > 0.5).astype(int))
     ink = torch.from_numpy(ink[box]).float()
     # MNIST's digits are 20 pixels long and centred by mass: here in quarters, since rounding would shift the strokes.
@@ -944,17 +989,25 @@ def _ink_on_paper(grey: np.ndarray) -> np.ndarray:
     return np.maximum(1 - grey / np.maximum(paper, 0.05), 0)
 
 
-def _without_specks(ink: np.ndarray) -> np.ndarray:
-    """The ink of one digit, (H, W) -> (H, W) in [0, 1], without what is small beside it or faint."""
-    mask = ink > ink.max() / 2
-    parts, _ = ndimage.label(mask, structure=np.ones((3, 3)))
-    sizes = np.bincount(parts[mask], minlength=1)
+def _one_digit(ink: np.ndarray) -> np.ndarray:
+    """The ink of one digit, (H, W) -> (H, W) in [0, 1], without what is small beside it or faint, nowhere very thin."""
+    mask, seen = ink > ink.max() / 2, ink > ink.max() / 3  # a thin line is faint here and there
+    parts, _ = ndimage.label(seen, structure=np.ones((3, 3)))
+    sizes = np.bincount(parts[seen], minlength=1)
     if ink.max() < 0.1 or mask.mean() > 0.5 or sizes.max() < mask.size / 1000:
         raise ValueError("no digit was found: nothing stands out clearly from the paper")
-    specks = mask & (sizes < sizes.max() / 10)[parts]
+    specks = seen & (sizes < sizes.max() / 10)[parts]
+    digit = seen & ~specks
+    height, width = np.ptp(np.nonzero(digit), axis=1) + 1
+    outside = ndimage.distance_transform_edt(~digit)
+    if ndimage.label(outside - 0.5 <= height / 12)[1] > 1:  # strokes of one digit have smaller gaps
+        raise ValueError("more than one digit was found: cut the picture to one of them")
     specks = ndimage.binary_dilation(specks, structure=np.ones((5, 5)))  # and their blurred edges
     ink = 1.5 * ink / np.quantile(ink[mask], 0.5, method="lower") - 0.5  # pencil becomes black, grain white
-    return np.where(specks, 0, ink.clip(0, 1))
+    stroke = 4 * ndimage.distance_transform_edt(digit)[digit].mean() - 2  # a line's width: from its edges to its middle
+    missing = max(0.08 * max(height, width) - stroke, 0)  # MNIST's lines are seldom thinner than 0.08 of a digit
+    thick = 1 + missing / 2 - outside if missing > 0 else 0
+    return np.maximum(np.where(specks, 0, ink), thick).clip(0, 1)
 
 
 def binarize(images: Tensor, *, generator: Generator | None = None) -> Tensor:
@@ -982,33 +1035,39 @@ def _check_parts(model: VAE) -> None:
 def _check_normal(q, name: str) -> None:
     """Raise unless q is a diagonal Gaussian: mu and logvar of another q would mean something else."""
     if not isinstance(q, Normal):
-        raise TypeError(
-            f"{name} is right for a Normal alone, the q of DiagonalNormal, and not for a {type(q).__name__}"
-        )
+        raise TypeError(f"{name} is right for a Normal alone, as of DiagonalNormal, and not for a {type(q).__name__}")
 
 
-def _check_images(images: Tensor, model: VAE, name: str = "images") -> None:
+def _check_images(images: Tensor, model: VAE, name: str = "images", *, training: bool = False) -> None:
     """Raise unless these are images (N, D) of the model's dtype, with finite pixels in its likelihood's range."""
     if not isinstance(model, VAE):
         raise TypeError(f"model must be a VAE, not {type(model).__name__}")
+    first = next((part for part in nn.Sequential(model.encoder).modules() if not isinstance(part, nn.Sequential)), None)
+    wanted = math.prod(first.unflattened_size) if type(first) is nn.Unflatten else getattr(first, "in_features", None)
+    shape = tuple(getattr(images, "shape", ()))
+    if len(shape) == 2 and wanted not in (None, shape[1]):
+        raise ValueError(f"the model takes {wanted} numbers an image, not the {shape[1]} of {name}: is one a label?")
     if not isinstance(images, Tensor):
         raise TypeError(f"{name} must be a tensor (N, D), as images_from makes it, not {type(images).__name__}")
+    if len(shape) != 2 or shape[0] == 0:
+        raise ValueError(f"{name} must have shape (N, D) with N of 1 or more, not {shape}")
     if images.dtype != (dtype := next(model.parameters()).dtype):
-        scale = "" if images.is_floating_point() else " / 255"
+        scale = " / 255" if not images.is_floating_point() and images.max() > 1 else ""
         raise TypeError(f"{name} must be of {dtype}, not {images.dtype}; this makes it so: {name}.to({dtype}){scale}")
-    if images.ndim != 2 or len(images) == 0:
-        raise ValueError(f"{name} must have shape (N, D) with N of 1 or more, not {tuple(images.shape)}")
     least, most = getattr(model.likelihood, "support", (-math.inf, math.inf))
     low, high = (bound.item() for bound in torch.aminmax(images.detach()))
     if not (least <= low and high <= most and math.isfinite(high - low)):  # written so that NaN fails too
         raise ValueError(f"{name} must be finite and from {least:g} to {most:g}, not from {low:g} to {high:g}")
+    if training and (least, most) == (0, 1) and 0 < high < 0.02:  # black pictures, and a cost that looks good
+        raise ValueError(f"no pixel of {name} is above {high:.2g}: divided by 255 twice? Then pass {name} * 255")
 
 
-def _check_bound(bound: Bound, batch: int) -> None:
-    """Raise unless an objective returned three numbers for each image: `fit` would take means of means."""
+def _check_bound(bound: Bound, batch: int) -> Bound:
+    """The bound; raise unless an objective returned three numbers for each image: `fit` would take means of means."""
     found = [tuple(getattr(term, "shape", ())) for term in bound] if isinstance(bound, Bound) else type(bound).__name__
     if found != 3 * [(batch,)]:
         raise ValueError(f"an objective must return a Bound of three tensors of shape ({batch},), not {found}")
+    return bound
 
 
 def _check_same_shape(mu: Tensor, logvar: Tensor) -> None:

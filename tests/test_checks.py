@@ -4,6 +4,7 @@ Files are in test_data.py, checkpoints in test_checkpoint.py, a reader's own par
 error can be understood, the module says nothing, and nothing is tested.
 """
 
+import math
 import re
 from functools import partial
 
@@ -25,6 +26,7 @@ TAKE_IMAGES = {
     "fit": FIT,
     "valid_images": lambda model, images: FIT(model, IMAGES, valid_images=images),
     "evaluate": vae.evaluate,
+    "an objective": partial(vae.evaluate, objective=partial(vae.iwae, num_samples=2)),
     "encode_dataset": vae.encode_dataset,
     "estimate_log_likelihood": ESTIMATE,
     "posterior_on_grid": partial(vae.posterior_on_grid, n=3),
@@ -48,15 +50,22 @@ def test_what_is_no_tensor_is_refused_and_images_from_makes_one_of_it(name, kind
     TAKE_IMAGES[name](MODEL, vae.images_from(NO_TENSORS[kind]))
 
 
+BINARY = GREY % 2
+OTHER_DTYPES = {
+    "bytes": (torch.from_numpy(GREY), GREY / 255), "double": (torch.from_numpy(GREY / 255), GREY / 255),
+    "0 and 1": (torch.from_numpy(BINARY), BINARY), "bool": (torch.from_numpy(BINARY == 1), BINARY),
+}  # fmt: skip
+
+
 @takes_images
-@pytest.mark.parametrize("images", [torch.from_numpy(GREY), torch.from_numpy(GREY / 255)], ids=["bytes", "double"])
-def test_the_error_for_another_dtype_holds_the_line_that_makes_it_right(name, images):
+@pytest.mark.parametrize(("images", "right"), OTHER_DTYPES.values(), ids=OTHER_DTYPES)
+def test_the_error_for_another_dtype_holds_the_line_that_makes_it_right(name, images, right):
     argument = name if name == "valid_images" else "images"
     with pytest.raises(TypeError, match=f"^{argument} must .*{images.dtype}; this makes .*: ") as caught:
         TAKE_IMAGES[name](MODEL, images)
     line = re.search(": (.*)$", str(caught.value))[1]
     made = eval(line, {"torch": torch, argument: images})
-    torch.testing.assert_close(made, torch.from_numpy(GREY).float() / 255)
+    torch.testing.assert_close(made, torch.from_numpy(right).float())
     TAKE_IMAGES[name](MODEL, made)
 
 
@@ -71,6 +80,35 @@ def test_images_that_are_not_flat_or_not_there_or_out_of_range(name, images, wor
     argument = name if name == "valid_images" else "images"
     with pytest.raises(ValueError, match=f"^{argument} must .*{words}"):
         TAKE_IMAGES[name](MODEL, images)
+
+
+@takes_images
+@pytest.mark.parametrize("model", [MODEL, vae.conv_vae(2, channels=2, hidden_dim=4)], ids=["dense", "convolutions"])
+@pytest.mark.parametrize(
+    "kind", [torch.from_numpy, np.asarray, lambda array: torch.from_numpy(array / np.float32(255))]
+)
+def test_a_table_whose_first_column_is_the_label(name, model, kind):
+    """Neither an array nor whole numbers bring a hint by which the label would become a pixel."""
+    argument = name if name == "valid_images" else "images"
+    with pytest.raises(ValueError, match=f"the model takes 784 .* 785 of {argument}"):
+        TAKE_IMAGES[name](model, kind(np.pad(GREY, ((0, 0), (1, 0)))))
+
+
+def test_fit_asks_about_pixels_that_were_divided_twice():
+    twice = torch.from_numpy(GREY / np.float32(255**2))
+    for wrong in ({"images": twice}, {"images": IMAGES, "valid_images": twice}):
+        with pytest.raises(ValueError, match=f"^no pixel of {[*wrong][-1]} is above 0.0039.* twice"):
+            FIT(MODEL, **wrong)
+    FIT(MODEL, torch.zeros(3, 784), valid_images=torch.zeros(1, 784))
+    FIT(vae.mlp_vae(2, (8,), likelihood=vae.Gaussian()), twice)
+    for name in TAKE_IMAGES.keys() - {"fit", "valid_images"}:
+        TAKE_IMAGES[name](MODEL, twice[:1])  # an image by itself may be nearly blank
+
+
+@pytest.mark.parametrize("rate", [-1, 0, math.nan, math.inf])
+def test_a_learning_rate_is_positive_and_finite(rate):
+    with pytest.raises(ValueError, match=f"learning_rate must be positive and finite, not {rate}"):
+        FIT(MODEL, IMAGES, learning_rate=rate)
 
 
 @takes_images

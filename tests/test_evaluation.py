@@ -6,7 +6,10 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from oracles import Constant, Moved, generator, linear_vae, raw_of, small_model
+from torch import nn
+from torch.distributions import Normal, kl_divergence
 
 import vae_utils as vae
 from vae_utils import estimate_log_likelihood, evaluate, posterior_on_grid
@@ -28,6 +31,51 @@ def test_evaluate_is_the_mean_elbo_of_all_images(model):
     assert evaluate(model, IMAGES, seed=1) != evaluate(model, IMAGES) == evaluate(model, IMAGES, seed=0)
     zero, one = (estimate_log_likelihood(model, IMAGES, num_samples=2, seed=seed) for seed in (0, 1))
     assert not torch.equal(zero, one)
+
+
+def wide(model, x, *, generator):
+    """An objective with a q of its own, wider than the model's."""
+    mu, logvar = model.encode(x)
+    q = vae.Normal(mu, logvar + 2)
+    z = q.sample(generator)
+    log_likelihood, kl = model.log_likelihood(x, z), model.kl(q, z)
+    return vae.Bound(3 * log_likelihood, log_likelihood, kl)
+
+
+def test_an_objective_with_a_q_of_its_own_is_evaluated_with_that_q():
+    """The terms of all 6,000 images, in batches of any size; here the KL and the mean log likelihood are exact."""
+    model, x, _, _ = linear_vae(n=6000)
+    mu, logvar = model.encode(x)
+    q = Normal(mu, (logvar / 2 + 1).exp())
+    kl = kl_divergence(q, Normal(0.0, 1.0)).sum(-1).mean().item()
+    trace = (q.variance @ model.decoder.weight.square().T).sum(-1)  # what the spread of z adds to the squared error
+    log_likelihood = (model.log_likelihood(x, mu) - trace / 2 / 0.5**2).mean().item()
+    for batch_size in (1000, 7):
+        found = evaluate(model, x, objective=wide, batch_size=batch_size)
+        assert found["kl"] == pytest.approx(kl) and found["elbo"] == found["log_likelihood"] - found["kl"]
+        assert found["log_likelihood"] == pytest.approx(log_likelihood, abs=0.5)
+    assert evaluate(model, x)["log_likelihood"] > log_likelihood + 3
+    row = vae.fit(model, x[:10], epochs=1, objective=wide, valid_images=x, seed=4, batch_size=7, progress=False)[0]
+    assert {
+        f"valid_{name}": mean for name, mean in evaluate(model, x, objective=wide, batch_size=7, seed=4).items()
+    } == {name: mean for name, mean in row.items() if name.startswith("valid_")}
+
+
+def test_an_objective_may_take_images_that_the_decoder_does_not_give():
+    """Pixels with a label beside them, which encoder and decoder are told and the likelihood is not."""
+
+    def conditional(model, x, *, generator):
+        q = model.encode(x)
+        z = q.sample(generator)
+        log_likelihood = model.likelihood.log_prob(x[:, :784], model.decode(torch.cat([z, x[:, 784:]], dim=1)))
+        return vae.Bound(log_likelihood - model.kl(q, z), log_likelihood, model.kl(q, z))
+
+    model = vae.VAE(nn.Linear(794, 4), nn.Linear(12, 784), 2)
+    images = torch.cat([IMAGES.float(), F.one_hot(torch.arange(11) % 10, 10)], dim=1)
+    (row,) = vae.fit(model, images, epochs=1, objective=conditional, valid_images=images, progress=False)
+    assert row["valid_elbo"] == evaluate(model, images, objective=conditional)["elbo"]
+    with pytest.raises(ValueError, match="must return a Bound"):
+        evaluate(model, images, objective=lambda model, x, generator: conditional(model, x, generator=generator).value)
 
 
 def test_thousands_of_samples_leave_no_rounding_in_the_sum():
@@ -55,7 +103,8 @@ def test_the_memory_of_an_estimate_does_not_grow_with_the_samples(model):
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("function", [
-    evaluate, vae.encode_dataset, partial(estimate_log_likelihood, num_samples=2), partial(posterior_on_grid, n=3),
+    evaluate, partial(evaluate, objective=partial(vae.iwae, num_samples=2)), vae.encode_dataset,
+    partial(estimate_log_likelihood, num_samples=2), partial(posterior_on_grid, n=3),
 ])  # fmt: skip
 def test_evaluation_mode_is_used_and_every_mode_restored(model, function, training):
     """Also after an error, in an autocast, whose rounding is kept out, and for a part with a mode of its own."""

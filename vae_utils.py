@@ -1142,7 +1142,8 @@ def plot_codes(points: Tensor, labels: Tensor, *, ax: Axes | None = None) -> Axe
     points, labels = points.detach().cpu().numpy(), labels.cpu().numpy()
     ax.scatter(*points.T, s=4, c=np.array(DIGIT_COLORS)[labels], alpha=0.6, linewidths=0, rasterized=True)
     for digit, place in _label_positions(points, labels).items():
-        ax.text(*place, str(digit), size=17, weight="bold", ha="center", va="center", path_effects=_OUTLINE)
+        style = {"color": DIGIT_COLORS[digit], "size": 17, "weight": "bold", "path_effects": _OUTLINE}
+        ax.text(*place, str(digit), ha="center", va="center", **style)
     ax.set_aspect("equal")
     return ax
 

@@ -58,9 +58,9 @@ def split_images(options: argparse.Namespace) -> tuple[torch.Tensor, torch.Tenso
     return train[: options.train_images], measured[: options.images]
 
 
-def binarized_once(images: torch.Tensor) -> torch.Tensor:
+def binarized_once(images: torch.Tensor, draw: int = 0) -> torch.Tensor:
     """The images that are measured, the same draw in every script, and of the first so many as of all."""
-    return binarize(images, generator=torch.Generator().manual_seed(0))
+    return binarize(images, generator=torch.Generator().manual_seed(draw))
 
 
 def ink_logits(images: torch.Tensor) -> torch.Tensor:

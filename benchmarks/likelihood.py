@@ -113,6 +113,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--save", type=Path, help="write the weights to this file")
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights, the batches and the noise")
     parser.add_argument("--num-samples", type=int, default=128, help="importance samples K an image")
+    parser.add_argument("--draw", type=int, default=0, help="which binarised draw of the images is measured")
     add_image_options(parser, split="test")
     parser.add_argument("--float32", action="store_true", help="also where bfloat16 is faster")
     parser.add_argument("--device", default="cpu")
@@ -128,10 +129,10 @@ def main():
     options = parse_options()
     images, measured = split_images(options)
     grey = options.model == "map"  # measured on grey images, as in the notebook, which have an ELBO but no log p(x)
-    measured = (measured if grey else binarized_once(measured)).to(options.device)
+    measured = (measured if grey else binarized_once(measured, options.draw)).to(options.device)
     images = images.to(options.device)
     model = make_model(options.model, images, options.seed)
-    report = {"model": options.model, "split": options.split, "seed": options.seed}
+    report = {"model": options.model, "split": options.split, "draw": options.draw, "seed": options.seed}
     if options.load:
         model.load_state_dict(torch.load(options.load, weights_only=True))
         report["weights"] = options.load.name

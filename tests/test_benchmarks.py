@@ -13,6 +13,7 @@ from vae_utils import FlowPrior, elbo, fit, iwae
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
+import ladder
 import likelihood
 import likelihood_gpu
 
@@ -49,3 +50,14 @@ def test_runs_side_by_side_are_those_of_likelihood():
         assert_same_weights(model, run.model)
         log_likelihood, kl = (run.totals / len(IMAGES)).tolist()
         assert log_likelihood - kl == pytest.approx(history[-1]["elbo"])
+
+
+@pytest.mark.parametrize(("rung", "name"), [(ladder.SAMPLED, "standard"), (ladder.PRIOR, "learned")])
+def test_the_last_rungs_of_the_ladder_take_the_steps_of_fit(rung, name):
+    """Two epochs, from the same seed the same weights, bit for bit; below them the usual loop trains otherwise."""
+    run = ladder.Run(rung, IMAGES, seed=1)
+    for number in range(2):
+        run.epoch(number, 2)
+    model = likelihood.make_model(name, IMAGES, seed=1)
+    likelihood.train(model, IMAGES, name, [2], seed=1, bfloat16=rung >= ladder.BFLOAT16)
+    assert_same_weights(run.model, model)

@@ -103,7 +103,7 @@ def shown(cell):
 
 
 SUGGESTED = {
-    "EPOCHS": "2", "BETAS": "(0.5, 2.0)", "LATENT_DIMS": "(1, 3, 32)", "SHORT_EPOCHS": "2", "SHORT_IMAGES": "700",
+    "EPOCHS": "2", "BETAS": "(0.5, 2.0)", "SHORT_EPOCHS": "2", "SHORT_IMAGES": "700",
     "LARGE_EPOCHS": "2", "NUM_SAMPLES": "1",
 }  # fmt: skip
 

@@ -473,7 +473,7 @@ def _history_in_errors(history: list[dict], epochs: int) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        stopped = KeyboardInterrupt(f"stopped after {len(history)} of {epochs} epochs, which the model has learnt")
+        stopped = KeyboardInterrupt(f"stopped after {len(history)} of {epochs} epochs; the model keeps what it has learnt")
         stopped.history = history
         raise stopped from None  # without the frames of whatever was interrupted
     except Exception as error:

@@ -33,7 +33,7 @@ CHANGES = (
     "Kaiming's initial weights",
     "AdamW, beta2 0.99, 4e-3 with warm-up and decay",
     "the KL from the draw",
-    "bfloat16",
+    "bfloat16, where that is faster",
     "a learned prior",
 )
 LOOP, MEMORY, FUSED, WEIGHTS, SCHEDULE, SAMPLED, BFLOAT16, PRIOR = range(8)
@@ -45,6 +45,7 @@ class Run:
 
     def __init__(self, rung: int, images: torch.Tensor, seed: int):
         self.rung, self.images = rung, images
+        self.bfloat16 = rung >= BFLOAT16 and vae.bfloat16_is_faster("cpu")
         make = make_model if rung >= WEIGHTS else lambda _, images, seed: plain_model(images, seed)
         self.model = make("learned" if rung >= PRIOR else "standard", images, seed)
         self.generator = torch.Generator().manual_seed(seed)
@@ -67,7 +68,7 @@ class Run:
         """Epoch `number` of `epochs`, counted from 0, or only so many batches of it."""
         steps = -(-len(self.images) // BATCH_SIZE)
         self.model.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.rung >= BFLOAT16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
             for batch, x in enumerate(islice(self.batches(), batches)):
                 if self.rung >= SCHEDULE:
                     factor = vae.warmup_cosine(number * steps + batch, epochs * steps)

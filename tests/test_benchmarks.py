@@ -59,5 +59,5 @@ def test_the_last_rungs_of_the_ladder_take_the_steps_of_fit(rung, name):
     for number in range(2):
         run.epoch(number, 2)
     model = likelihood.make_model(name, IMAGES, seed=1)
-    likelihood.train(model, IMAGES, name, [2], seed=1, bfloat16=rung >= ladder.BFLOAT16)
+    likelihood.train(model, IMAGES, name, [2], seed=1, bfloat16=run.bfloat16)
     assert_same_weights(run.model, model)

@@ -163,7 +163,7 @@ def test_the_first_and_the_last_cell_name_source_and_licence_and_what_is_left_be
     assert result.returncode == 0, result.stderr
     text = [cell.source for cell in nbformat.read(repository / "kaggle" / NAME, as_version=4).cells]
     linked = {target for target in re.findall(r"\]\(([^)]+)\)", "\n".join(text)) if "github.com" in target}
-    files = {target.split("/blob/main/")[1] for target in linked - {address}}
+    files = {re.split("/blob/main/|#", target)[1] for target in linked - {address}}
     assert all((ROOT / name).is_file() for name in files) and bool(files) == bool(address)
     assert all((f"[github.com/ada/digits]({address})" in cell) == bool(address) for cell in (text[0], text[-1]))
     assert ("in the repository" in "\n".join(text)) != bool(address)

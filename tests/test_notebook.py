@@ -108,6 +108,35 @@ SUGGESTED = {
 }  # fmt: skip
 
 
+ANSWERS = """
+def my_kl(mu, logvar):
+    return 0.5 * (mu**2 + logvar.exp() - 1 - logvar).sum(1)
+
+def my_gaussian_cost(x, means, sigma):
+    return 0.5 * ((x - means)**2 / sigma**2 + 2 * np.log(sigma) + np.log(2 * np.pi)).sum(1)
+
+def my_elbo(model, x, generator):
+    mu, logvar = model.encode(x)
+    epsilon = torch.randn(mu.shape, generator=generator, device=mu.device)
+    logits = model.decode(mu + (0.5 * logvar).exp() * epsilon)
+    log_likelihood = -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(1)
+    kl = vae.kl_divergence(mu, logvar)
+    return vae.Bound(log_likelihood - kl, log_likelihood, kl)
+
+def my_growing_beta(steps):
+    calls = []
+    def objective(model, x, generator):
+        beta = min(1.0, len(calls) / steps)
+        calls.append(1)
+        return vae.elbo(model, x, beta=beta, generator=generator)
+    return objective
+
+check_exercises(my_kl, my_gaussian_cost, my_elbo, my_growing_beta)
+check_exercises(lambda *numbers: -my_kl(*numbers), lambda *numbers: 0, lambda *a, **b: 1 / 0, lambda steps: vae.elbo)
+"""
+VERDICTS = re.compile(r"\d, the [^:\n]+: (right|wrong|not answered yet)")
+
+
 @pytest.mark.parametrize(("variant", "times", "settings"), [
     ("FashionMNIST", 2, {"QUICK": "True"}),
     ("KMNIST", 1, SUGGESTED),
@@ -120,6 +149,9 @@ def test_with_other_settings_every_cell_runs_without_a_warning_and_gives_the_sam
     elsewhere.mkdir()
     write_patterns(elsewhere / "data" / variant / "raw")
     copy = with_settings(notebook, VARIANT=f'"{variant}"', **settings)
+    (exercises,) = [cell for cell in copy.cells if cell.id == "exercises"]
+    if times == 1:
+        exercises.source = ANSWERS
     again = range(times)
     copy.cells = [nbformat.from_dict(cell | {"id": f"{cell.id}-{i}"}) for cell in code_cells(copy) for i in again]
     copy.cells.insert(0, nbformat.v4.new_code_cell(GUARD))
@@ -127,6 +159,8 @@ def test_with_other_settings_every_cell_runs_without_a_warning_and_gives_the_sam
     for first, last in zip(copy.cells[1::times], copy.cells[times::times], strict=True):
         assert shown(first) == shown(last), first.source
     text = "".join(shown(cell)[0] + str(shown(cell)[1]) for cell in copy.cells)
+    none = ["not answered yet", "not answered yet", "wrong", "not answered yet"]  # the third comes with three bugs
+    assert VERDICTS.findall(text) == (4 * ["right"] + 4 * ["wrong"] if times == 1 else times * none)
     assert "train_images (1000, 784)" in text and "| MNIST" not in text
     assert ("QUICK: " in text) == ("QUICK" in settings)
     assert not (elsewhere / "images").exists()  # such a run leaves the README's figures and page alone

@@ -58,10 +58,10 @@ def decimals(text):
 
 def test_the_stored_run_is_the_full_one_and_small_enough_to_be_shown(notebook, prose):
     """GitHub promises previews of files below 2 MB; a run elsewhere differs by some kilobytes."""
-    assert len(in_git("Variational-Autoencoder.ipynb")) < 1.9e6
-    assert len(notebook.cells) <= 60 and len(prose.split()) <= 4200
+    assert len(in_git("Variational-Autoencoder.ipynb")) < 1.88e6
+    assert len(notebook.cells) <= 60 and len(prose.split()) <= 4800
     unfolded = [cell for cell in code_cells(notebook) if "jupyter" not in cell.metadata]
-    assert sum(len(cell.source.splitlines()) for cell in unfolded) <= 420
+    assert sum(len(cell.source.splitlines()) for cell in unfolded) <= 400
     assert "\nQUICK = False" in parameters_cell(notebook).source
     epochs = parameters(notebook)["EPOCHS"]
     tables = [output.data["text/plain"] for output in outputs(notebook) if "text/markdown" in output.get("data", {})]
@@ -88,14 +88,11 @@ def test_prose_and_code_agree_on_the_parameters(notebook, prose):
         )
     epochs = r"(?<![\d,])(\d+) epochs"  # not Burda's 3,280
     known = {str(value) for name, value in settings.items() if name.endswith("EPOCHS")}
+    known |= {str(count) for run in likelihoods() for count in run.get("epochs", [])}  # of the runs that it quotes
     assert set(re.findall(epochs, prose)) <= known | set(re.findall(epochs, printed(notebook)))
     code = "\n".join(cell.source for cell in code_cells(notebook))
     for name in settings:
         assert len(re.findall(rf"\b{name}\b", code)) >= 2, f"{name} is set and not used"
-
-
-def test_every_decimal_figure_in_the_prose_stands_in_an_output(notebook, prose):
-    assert decimals(prose) <= decimals(printed(notebook))
 
 
 def recorded():
@@ -107,8 +104,15 @@ def recorded():
     return figures
 
 
-def test_every_decimal_figure_in_the_readme_stands_in_the_notebook_or_is_a_recorded_measurement(notebook, readme):
-    assert decimals(readme) <= decimals(printed(notebook)) | recorded()
+@pytest.mark.parametrize("text", ["prose", "readme"])
+def test_every_decimal_figure_stands_in_an_output_or_is_a_recorded_measurement(notebook, text, request):
+    assert decimals(request.getfixturevalue(text)) <= decimals(printed(notebook)) | recorded()
+
+
+def likelihoods():
+    """The recorded runs of the larger models."""
+    runs = json.loads((ROOT / "benchmarks" / "results" / "likelihood.json").read_text(encoding="utf-8"))
+    return [run for name in runs for run in runs[name]]
 
 
 @pytest.mark.parametrize(("name", "time"), [

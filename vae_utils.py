@@ -473,7 +473,8 @@ def _history_in_errors(history: list[dict], epochs: int) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        stopped = KeyboardInterrupt(f"stopped after {len(history)} of {epochs} epochs; the model keeps what it has learnt")
+        done = f"stopped after {len(history)} of {epochs} epochs; the model keeps what it has learnt"
+        stopped = KeyboardInterrupt(done)
         stopped.history = history
         raise stopped from None  # without the frames of whatever was interrupted
     except Exception as error:

@@ -1,10 +1,12 @@
 """The explorer: a trained 2-D model and its map as one HTML page that computes in the reader's browser.
 
-`write_explorer` fills template.html, beside this file, with a model; `show_explorer` shows the page in a notebook.
+`write_explorer` puts the files in the folder `source`, beside this one, and a model together into a page;
+`show_explorer` shows the page in a notebook.
 """
 
 import base64
 import json
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -30,8 +32,10 @@ from vae_utils import (
     eval_mode,
 )
 
-TEMPLATE = Path(__file__).with_name("template.html")
+SOURCE = Path(__file__).with_name("source")
+SCRIPTS = ("model.js", "draw.js", "explorer.js")  # each imports only from those before it
 PLACEHOLDER = "/*EXPLORER_DATA*/"
+BEFORE_DATA = '<script type="application/json" id="data">'
 TEST_DIGITS = 200  # images that the page carries for its button "Random test digit"
 NEIGHBOURS = 15  # the codes around a code that tell among which digits it lies
 
@@ -54,9 +58,31 @@ def write_explorer(
     """
     _check_model(model)
     data = json.dumps(_page_data(model, images, labels, snapshots), allow_nan=False)
-    page = TEMPLATE.read_text(encoding="utf-8").replace(PLACEHOLDER, data)
-    _replace_file(Path(path), page.encode("utf-8"), "explorer")
+    _write_page(Path(path), data)
     return Path(path)
+
+
+def update_page(path: str | Path) -> None:
+    """Write the page at `path` anew from today's sources, with the data that it carries."""
+    data = Path(path).read_text(encoding="utf-8").split(BEFORE_DATA)[1].split("</script>")[0]
+    _write_page(Path(path), data)
+
+
+def page_source() -> str:
+    """The page as one file, with PLACEHOLDER for its data.
+
+    Its scripts stand one after the other in one element, without the lines that import what is now beside them.
+    """
+    html, style, *scripts = (
+        (SOURCE / name).read_text(encoding="utf-8") for name in ("explorer.html", "style.css", *SCRIPTS)
+    )
+    script = re.sub(r"^import [^;]+;\n|^export ", "", "\n".join(scripts), flags=re.MULTILINE)
+    for link, text in (
+        ('<link rel="stylesheet" href="style.css">', f"<style>\n{style}</style>"),
+        ('<script type="module" src="explorer.js"></script>', f'<script type="module">\n{script}</script>'),
+    ):
+        html = html.replace(link, text)
+    return html
 
 
 def show_explorer(path: str | Path, *, embed: bool = False) -> None:
@@ -69,6 +95,10 @@ def show_explorer(path: str | Path, *, embed: bool = False) -> None:
     frame = f'<iframe {page} title="The explorer" width="100%" height="900" frameborder="0"></iframe>'
     note = f"<p>The page is the file <code>{escape(name)}</code>: download it and open it in a browser.</p>"
     display({"text/html": f"{frame}\n{note}", "text/plain": f"{name}: open it in a browser"}, raw=True)
+
+
+def _write_page(path: Path, data: str) -> None:
+    _replace_file(path, page_source().replace(PLACEHOLDER, data).encode("utf-8"), "explorer")
 
 
 def _check_model(model: VAE) -> None:
@@ -111,7 +141,7 @@ def _page_data(model: VAE, images: Tensor, labels: Tensor, snapshots: Sequence) 
 def _codes_and_losses(model: VAE, images: Tensor) -> tuple[Tensor, Tensor]:
     """Means of q(z|x), and minus the ELBO of each image by the page's own rule of 3 x 3 points: (N, 2), (N,)."""
     q = encode_dataset(model, images)
-    batches = zip(*(part.split(1000) for part in (images.to(q.mu.device), *q)), strict=True)
+    batches = zip(*(part.split(250) for part in (images.to(q.mu.device), *q)), strict=True)
     with eval_mode(model):
         return q.mu, torch.cat([-elbo_by_quadrature(model, x, Normal(*own), nodes=3) for x, *own in batches])
 

@@ -17,7 +17,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 NOTEBOOK = "Variational-Autoencoder.ipynb"
-FILES = ("vae_utils.py", "explorer/template.html", "explorer/explorer.py")  # what the notebook needs beside it
+# What the notebook needs beside it: two modules, and the parts of the explorer's page.
+MODULE, EXPLORER = "vae_utils.py", "explorer/explorer.py"
+PAGE = [f"explorer/source/{name}" for name in ("explorer.html", "style.css", "model.js", "draw.js", "explorer.js")]
 REPOSITORY = ""  # its public address, such as https://github.com/NAME/REPOSITORY: without one the file links to none
 IMPORT = re.compile(r"^(import|from) (vae_utils|explorer)\b", re.MULTILINE)
 LEFT_BEHIND = re.compile(r"\[([^\]]+)\]\((?!http|attachment:|explorer/|#)([^)]+)\)")  # a link: its text and the file
@@ -35,19 +37,21 @@ CHANGED = {
     "show_explorer(page)": "show_explorer(page, embed=True)",
 }
 
-# A compressed page is one line. bz2, since its output is the same with every version of Python.
+# The compressed files are one line. bz2, since its output is the same with every version of Python.
 UNPACK = """\
-# The explorer's page as compressed text: {lines:,} lines of HTML and JavaScript for the browser.
-# When this cell has run, they can be read in the file {name}.
+# The explorer's page as compressed text: {lines:,} lines of HTML, CSS and JavaScript for the browser.
+# When this cell has run, they can be read in the folder {folder}.
 import bz2
+import json
 from base64 import b85decode
 from pathlib import Path
 
 packed = b85decode(
     "{packed}"
 )
-Path("{name}").parent.mkdir(exist_ok=True)
-Path("{name}").write_bytes(bz2.decompress(packed));"""
+for name, text in json.loads(bz2.decompress(packed)).items():
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    Path(name).write_bytes(text.encode())"""
 
 WRITES = """\
 The folded cells below hold the code that this notebook imports, and write it into files. To change `vae_utils.py`, \
@@ -84,18 +88,29 @@ def text_cell(name: str, text: str) -> dict:
 
 
 def file_cells() -> list[dict]:
-    """The cells that write FILES, with the same text to the byte, behind one that says so."""
+    """The cells that write modules and page, with the same text to the byte, behind one that says so."""
+    sources = {
+        "vae_utils": f"%%writefile {MODULE}\n{text_of(MODULE)}",
+        "page": packed_page(),  # it makes the folder for what comes next
+        "explorer": f"%%writefile {EXPLORER}\n{text_of(EXPLORER)}",
+    }
     cells = [text_cell("write-text", WRITES)]
-    for name in FILES:
-        text = (ROOT / name).read_text(encoding="utf-8")
-        if name.endswith(".py"):  # to be read
-            source = f"%%writefile {name}\n{text}"
-        else:
-            packed = base64.b85encode(bz2.compress(text.encode())).decode()
-            source = UNPACK.format(name=name, lines=text.count("\n"), packed=packed)
-        cell = {"cell_type": "code", "id": f"write-{Path(name).stem}", "metadata": FOLDED}
+    for name, source in sources.items():
+        cell = {"cell_type": "code", "id": f"write-{name}", "metadata": FOLDED}
         cells.append(cell | {"source": source.splitlines(keepends=True), "execution_count": None, "outputs": []})
     return cells
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def packed_page() -> str:
+    """Code that writes PAGE."""
+    texts = {name: text_of(name) for name in PAGE}
+    packed = base64.b85encode(bz2.compress(json.dumps(texts).encode())).decode()
+    lines = sum(text.count("\n") for text in texts.values())
+    return UNPACK.format(lines=lines, folder=Path(PAGE[0]).parent.as_posix(), packed=packed)
 
 
 def forget_the_run(cell: dict) -> None:
@@ -147,7 +162,7 @@ def change_lines(cells: list[dict]) -> None:
 
 
 def first_import(cells: list[dict]) -> int:
-    """The place of the first cell that imports one of FILES."""
+    """The place of the first cell that imports one of the modules."""
     for place, cell in enumerate(cells):
         if cell["cell_type"] == "code" and IMPORT.search("".join(cell["source"])):
             return place

@@ -26,7 +26,8 @@ ROOT = Path(__file__).parent.parent
 NAME = "Variational-Autoencoder.ipynb"
 SINGLE = ROOT / "kaggle" / NAME
 NOTEBOOK = nbformat.read(SINGLE, as_version=4)
-FILES = ("vae_utils.py", "explorer/explorer.py", "explorer/template.html")
+PAGE = [f"explorer/source/{name}" for name in ("explorer.html", "style.css", "model.js", "draw.js", "explorer.js")]
+FILES = ("vae_utils.py", "explorer/explorer.py", *PAGE)
 MARKDOWN = "\n".join(cell.source for cell in NOTEBOOK.cells if cell.cell_type == "markdown")
 
 # Python runs a module of this name whenever it starts, so it guards the runner and the kernel alike. Their messages

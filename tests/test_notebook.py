@@ -70,9 +70,8 @@ def with_settings(notebook, **settings):
 def run(notebook, folder):
     """Run it in a folder that holds what it needs beside the data, and see that nothing went wrong."""
     shutil.copy(ROOT / "vae_utils.py", folder)
-    (folder / "explorer").mkdir()
-    for name in ("explorer.py", "template.html"):
-        shutil.copy(ROOT / "explorer" / name, folder / "explorer")
+    shutil.copytree(ROOT / "explorer" / "source", folder / "explorer" / "source")
+    shutil.copy(ROOT / "explorer" / "explorer.py", folder / "explorer")
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
     assert_clean(notebook)
 

@@ -12,12 +12,15 @@ import threading
 from functools import partial
 from html import unescape
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import nbformat
+import numpy as np
 import pytest
 from bs4 import BeautifulSoup
+from matplotlib.image import imread
 from pages import CUT_OFF, faint
 
 ROOT = Path(__file__).parent.parent
@@ -173,6 +176,21 @@ def test_one_switch_shows_all_code_but_what_the_notebook_folds(address, open_win
     assert faint(page) == []
     page.locator("#code").press("Enter")
     assert page.evaluate(shown) == ["diagram"]
+
+
+def test_what_is_too_wide_shows_at_its_edge_that_there_is_more(address, open_window):
+    """Pictures and formulas on a phone, in light and dark: the edge has a shadow until one has scrolled there."""
+    for scheme in ("light", "dark"):
+        page = open_window(address + "notebook.html", 390, color_scheme=scheme)
+        for kind in (".picture", ".scroll:has(svg)"):
+            wide = next(e for e in page.locator(kind).all() if e.evaluate("e => e.scrollWidth > e.clientWidth + 60"))
+            edges = []
+            for place in (0, 9999):
+                wide.evaluate("(e, place) => { e.scrollLeft = place; }", place)
+                shown = imread(BytesIO(wide.screenshot()))[..., :3]
+                edges.append([np.median(shown[:, column], 0) for column in (1, -2)])
+            (left, more_right), (more_left, right) = edges
+            assert np.abs(more_right - right).min() > 0.1 and np.abs(more_left - left).min() > 0.1, (scheme, kind)
 
 
 # Nothing is hidden in the frame, and nothing in it has to be scrolled.

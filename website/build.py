@@ -39,10 +39,9 @@ SINGLE_FILE = PurePosixPath("kaggle/Variational-Autoencoder.ipynb")  # the noteb
 
 # Cells of the notebook beside whose picture the explorer can be opened: in which state, and what to do there.
 LIVE = {
+    "kl-picture": ("view=dots&part=plane", "Move over the map: the decoder paints what it makes of each place."),
     "loss-picture": ("view=loss&digit=147", "Another 4 that comes back as a 9, in grey. Draw your own."),
     "learning": ("view=learning&part=plane", "Move through the epochs by hand, and see what the codes do."),
-    "map": ("view=dots&part=plane", "Move over the map: the decoder paints what it makes of each place."),
-    "manifold": ("view=digits&part=plane", "Here the digits are evenly spaced in z. Move between them."),
     "walk": ("view=dots&part=plane&walk=0.9,1.3,1.2,-0.6", "Walk along the line, or choose two points of your own."),
     "explorer": ("view=dots", "The model of this page, in your browser."),
 }

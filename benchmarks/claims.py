@@ -46,6 +46,14 @@ def figures(model, images) -> dict[str, float]:
     return {**vae.evaluate(model, images), "spread": vae.encode_dataset(model, images).mu.std(0).mean().item()}
 
 
+def map_model(mnist, seed: int):
+    """A new 2-D model whose logits begin at the log-odds of each pixel's mean ink."""
+    torch.manual_seed(seed)
+    model = vae.mlp_vae()
+    model.decoder[-1].bias.data.copy_(ink_logits(mnist.train_images))
+    return model
+
+
 def make_judge(mnist, seed: int):
     """A classifier of digits: 784-256-10, trained on the grey training images."""
     torch.manual_seed(seed)
@@ -94,9 +102,7 @@ def changes(mnist, test, seed: int) -> dict:
     runs = {"neither": (no_price, 1), "sigma alone": (partial(vae.elbo, beta=0.0), 1), "both": (vae.elbo, 1)}
     runs |= {"price alone": (price_on_mu, 1), "price alone, 4 epochs": (price_on_mu, 4)}
     for name, (objective, epochs) in runs.items():
-        torch.manual_seed(seed)
-        model = vae.mlp_vae()
-        model.decoder[-1].bias.data.copy_(ink_logits(mnist.train_images))
+        model = map_model(mnist, seed)
         settings = {"epochs": epochs, "learning_rate": 3e-3, "binarized": True, "progress": False}
         vae.fit(model, mnist.train_images, seed=seed, objective=objective, **settings)
         q = vae.encode_dataset(model, test)
@@ -110,9 +116,7 @@ def beta(mnist, test, seed: int) -> dict:
     objectives = {f"beta {weight:g}": partial(vae.elbo, beta=weight) for weight in BETAS}
     judge, found = make_judge(mnist, seed), {}
     for name, objective in {**objectives, "mean over pixels": mean_over_pixels}.items():
-        torch.manual_seed(seed)
-        model = vae.mlp_vae()
-        model.decoder[-1].bias.data.copy_(ink_logits(mnist.train_images))
+        model = map_model(mnist, seed)
         vae.fit(model, mnist.train_images[:SHORT_IMAGES], seed=seed, objective=objective, **SHORT)
         found[name] = figures(model, test) | judged(judge, samples(model))
     return found

@@ -36,7 +36,7 @@ CHANGES = (
     "bfloat16, where that is faster",
     "a learned prior",
 )
-LOOP, MEMORY, FUSED, WEIGHTS, SCHEDULE, SAMPLED, BFLOAT16, PRIOR = range(8)
+_, MEMORY, FUSED, WEIGHTS, SCHEDULE, SAMPLED, BFLOAT16, PRIOR = range(len(CHANGES))
 BATCH_SIZE = 128
 
 
@@ -46,8 +46,8 @@ class Run:
     def __init__(self, rung: int, images: torch.Tensor, seed: int):
         self.rung, self.images = rung, images
         self.bfloat16 = rung >= BFLOAT16 and vae.bfloat16_is_faster("cpu")
-        make = make_model if rung >= WEIGHTS else lambda _, images, seed: plain_model(images, seed)
-        self.model = make("learned" if rung >= PRIOR else "standard", images, seed)
+        name = "learned" if rung >= PRIOR else "standard"
+        self.model = make_model(name, images, seed) if rung >= WEIGHTS else plain_model(images, seed)
         self.generator = torch.Generator().manual_seed(seed)
         self.loader = usual_loader(len(images), BATCH_SIZE) if rung < MEMORY else None
         self.objective = sampled_elbo if rung >= SAMPLED else vae.elbo
@@ -60,9 +60,7 @@ class Run:
         """The images of an epoch, binarised."""
         if self.rung < MEMORY:
             return (torch.bernoulli(x.view(len(x), -1)) for x, _ in self.loader)
-        order = torch.randperm(len(self.images), generator=self.generator)
-        chosen = (self.images.index_select(0, rows) for rows in order.split(BATCH_SIZE))
-        return (vae.binarize(x, generator=self.generator) for x in chosen)
+        return vae._batches(self.images, BATCH_SIZE, True, self.generator)
 
     def epoch(self, number: int, epochs: int, batches: int | None = None) -> None:
         """Epoch `number` of `epochs`, counted from 0, or only so many batches of it."""
@@ -89,8 +87,8 @@ def climb(rung: int, epochs: int, target: float, images, measured, seed: int) ->
         print(f"epoch {number + 1}, {time.perf_counter() - start:.0f} s, quick bound {quick}", flush=True)
         if last or (quick and quick <= target + QUICK["margin"]):
             figures = measure(run.model, measured, QUICK["num_samples"], seed)
-            if last or figures["negative_log_likelihood"] <= target:
-                passed = figures["negative_log_likelihood"] <= target
+            passed = figures["negative_log_likelihood"] <= target
+            if last or passed:
                 return {"epochs": number + 1, "target": target, "passed": passed, "seed": seed, **figures}
 
 

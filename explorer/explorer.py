@@ -33,8 +33,8 @@ from vae_utils import (
 )
 
 SOURCE = Path(__file__).with_name("source")
-SCRIPTS = ("model.js", "draw.js", "explorer.js")  # each imports only from those before it
-PLACEHOLDER = "/*EXPLORER_DATA*/"
+PLACEHOLDER = "/*DATA*/"
+IMPORT = re.compile(r'^import [^;]+ from "\./([\w.]+)";\n', re.MULTILINE)
 BEFORE_DATA = '<script type="application/json" id="data">'
 TEST_DIGITS = 200  # images that the page carries for its button "Random test digit"
 NEIGHBOURS = 15  # the codes around a code that tell among which digits it lies
@@ -58,31 +58,39 @@ def write_explorer(
     """
     _check_model(model)
     data = json.dumps(_page_data(model, images, labels, snapshots), allow_nan=False)
-    _write_page(Path(path), data)
+    _write_page(Path(path), data, "explorer")
     return Path(path)
 
 
-def update_page(path: str | Path) -> None:
-    """Write the page at `path` anew from today's sources, with the data that it carries."""
+def update_page(path: str | Path, name: str = "explorer") -> None:
+    """Write the page at `path` anew from today's sources of the page `name`, with the data that it carries."""
     data = Path(path).read_text(encoding="utf-8").split(BEFORE_DATA)[1].split("</script>")[0]
-    _write_page(Path(path), data)
+    _write_page(Path(path), data, name)
 
 
-def page_source() -> str:
-    """The page as one file, with PLACEHOLDER for its data.
+def page_source(name: str) -> str:
+    """The page `name` as one file, with PLACEHOLDER for its data; styles and scripts stand where it names them."""
+    html = (SOURCE / f"{name}.html").read_text(encoding="utf-8")
+    link = re.compile(r'<link rel="stylesheet" href="([\w.]+)">')
+    html = link.sub(lambda found: f"<style>\n{(SOURCE / found[1]).read_text(encoding='utf-8')}</style>", html)
+    script = re.compile(r'(<script [^>]*?) src="([\w.]+)">')
+    return script.sub(lambda found: f"{found[1]}>\n{script_source(found[2])}", html)
 
-    Its scripts stand one after the other in one element, without the lines that import what is now beside them.
-    """
-    html, style, *scripts = (
-        (SOURCE / name).read_text(encoding="utf-8") for name in ("explorer.html", "style.css", *SCRIPTS)
-    )
-    script = re.sub(r"^import [^;]+;\n|^export ", "", "\n".join(scripts), flags=re.MULTILINE)
-    for link, text in (
-        ('<link rel="stylesheet" href="style.css">', f"<style>\n{style}</style>"),
-        ('<script type="module" src="explorer.js"></script>', f'<script type="module">\n{script}</script>'),
-    ):
-        html = html.replace(link, text)
-    return html
+
+def script_source(*names: str) -> str:
+    """Scripts and, before them, all that they import, as one text without the words `import` and `export`."""
+    ordered: list[str] = []
+
+    def add(name: str) -> None:
+        if name not in ordered:
+            for other in IMPORT.findall((SOURCE / name).read_text(encoding="utf-8")):
+                add(other)
+            ordered.append(name)
+
+    for name in names:
+        add(name)
+    text = "\n".join((SOURCE / name).read_text(encoding="utf-8") for name in ordered)
+    return re.sub("^export ", "", IMPORT.sub("", text), flags=re.MULTILINE)
 
 
 def show_explorer(path: str | Path, *, embed: bool = False) -> None:
@@ -97,8 +105,8 @@ def show_explorer(path: str | Path, *, embed: bool = False) -> None:
     display({"text/html": f"{frame}\n{note}", "text/plain": f"{name}: open it in a browser"}, raw=True)
 
 
-def _write_page(path: Path, data: str) -> None:
-    _replace_file(path, page_source().replace(PLACEHOLDER, data).encode("utf-8"), "explorer")
+def _write_page(path: Path, data: str, name: str) -> None:
+    _replace_file(path, page_source(name).replace(PLACEHOLDER, data).encode("utf-8"), name)
 
 
 def _check_model(model: VAE) -> None:

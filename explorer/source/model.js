@@ -50,10 +50,10 @@ export const unpackLayer = ({ weight, bias }) => ({ weight: unpackNumbers(weight
 
 // ------------------------------------------------------------------------------------------------------ the networks
 
-const silu = v => v / (1 + Math.exp(-v));
-const sigmoid = v => 1 / (1 + Math.exp(-v));
-const siluSlope = v => sigmoid(v) * (1 + v * (1 - sigmoid(v)));
-const softplus = v => Math.max(v, 0) + Math.log1p(Math.exp(-Math.abs(v)));
+export const silu = v => v / (1 + Math.exp(-v));
+export const sigmoid = v => 1 / (1 + Math.exp(-v));
+export const siluSlope = v => sigmoid(v) * (1 + v * (1 - sigmoid(v)));
+export const softplus = v => Math.max(v, 0) + Math.log1p(Math.exp(-Math.abs(v)));
 
 /** @param {ArrayLike<number> & Iterable<number>} numbers */
 export function sumOf(numbers) {

@@ -1,0 +1,227 @@
+// @ts-check
+// What a reader can change in the loss, as an address holds it, and the questions: which settings each one plays, and
+// how what was measured answers it.
+
+/** @typedef {import("./training.js").Settings} Settings */
+/** @typedef {import("./worker.js").Event} Event */
+
+/** @type {Settings} */
+export const VAE = { beta: 1, noise: true, price: "kl", pixels: "bernoulli", sigmaX: 1, mean: false, digits: 4000 };
+export const DIGITS = [50, 100, 200, 500, 1000, 2000, 4000];
+const LARGEST_BETA = 40;
+export const SMALLEST_SIGMA_X = 0.1;
+const RADIUS_99 = Math.sqrt(-2 * Math.log(0.01));  // of the circle that holds 99 % of the prior
+
+/** The settings that hold at a step. @param {Event[]} events  by their steps @param {number} step */
+export const settingsAt = (events, step) => events.filter(event => event.step <= step).pop()?.settings ?? VAE;
+
+/** Without sigma the KL has no log sigma to pay for: what is left of it is the pull to the origin. */
+export const consistent = settings => (settings.noise ? settings : { ...settings, price: "mu" });
+
+// -------------------------------------------------------------------------------------------------------- the address
+
+/** What differs from a VAE, as words. @param {Settings} settings */
+function asWords(settings) {
+  const { beta, noise, price, pixels, sigmaX, mean, digits } = settings;
+  return [
+    beta !== VAE.beta && `beta${beta}`, !noise && "point", price === "mu" && noise && "mu", mean && "mean",
+    pixels === "gaussian" && `squares${sigmaX ?? "learned"}`, digits !== VAE.digits && `digits${digits}`,
+  ].filter(Boolean).join(",");
+}
+
+/** @param {string} words @returns {Settings} */
+function fromWords(words) {
+  const settings = { ...VAE };
+  for (const word of words.split(",")) {
+    const [, name, value] = word.match(/^([a-z]+?)(learned|[\d.]+)?$/) ?? [], number = parseFloat(value);
+    if (name === "beta" && number >= 0) settings.beta = Math.min(number, LARGEST_BETA);
+    if (name === "point") settings.noise = false;
+    if (name === "mu") settings.price = "mu";
+    if (name === "mean") settings.mean = true;
+    if (name === "squares") settings.pixels = "gaussian";
+    if (name === "squares") settings.sigmaX = number ? Math.min(1, Math.max(SMALLEST_SIGMA_X, number)) : null;
+    if (name === "digits" && DIGITS.includes(number)) settings.digits = number;
+  }
+  return consistent(settings);
+}
+
+/** @typedef {{ seed: number, from: "new" | "trained", events: Event[], steps: number }} Run */
+
+/** @param {Run} run */
+export function asAddress({ seed, from, events, steps }) {
+  const changes = events.filter(({ step }) => step <= steps).map(({ step, settings }) => `${step}:${asWords(settings)}`);
+  return `seed=${seed}&from=${from}&run=${changes.join(";")}&steps=${steps}`;
+}
+
+/** What an address asks for; what it leaves out or garbles is as at first. @param {string} address @returns {Run} */
+export function fromAddress(address) {
+  const given = new URLSearchParams(address), whole = (name, least) => Math.max(least, Math.floor(Number(given.get(name))) || least);
+  const events = (given.get("run") ?? "").split(";").map(change => change.split(":"))
+    .filter(([step, words]) => /^\d+$/.test(step) && words !== undefined)
+    .map(([step, words]) => ({ step: Number(step), settings: fromWords(words) })).sort((a, b) => a.step - b.step);
+  if (!events.length || events[0].step > 0) events.unshift({ step: 0, settings: VAE });
+  const from = given.get("from") === "new" ? "new" : "trained";
+  return { seed: whole("seed", 1), from, events, steps: Math.min(whole("steps", 0), 20_000) };
+}
+
+// ------------------------------------------------------------------------------------------------------ the questions
+
+/**
+ * What was measured at one step: costs in nats, of held-out and of training digits; of the codes on the map the median
+ * sigma, and the share outside the circle that holds 99 % of the prior.
+ * @typedef {{ pixels: number, kl: number, square: number }} Cost
+ * @typedef {{ step: number, held: Cost, training: Cost, sigma: number, outside: number, sigmaX: number }} Row
+ */
+/**
+ * `judge` says which of the answers the rows have shown to be right, and in a sentence what they show.
+ * @typedef {object} Question
+ * @property {string} name
+ * @property {"new" | "trained"} from
+ * @property {{ step: number, change: Partial<Settings> }[]} plan  what holds from which step on
+ * @property {number} steps
+ * @property {string} asks
+ * @property {string[]} answers
+ * @property {(rows: Row[], averageDigit: number) => { right: number, says: string }} judge
+ */
+
+const first = rows => rows[0], last = rows => rows[rows.length - 1];
+const nats = (value, digits = 1) => value.toFixed(digits).replace("-", "−");
+const percent = share => `${Math.round(100 * share)} %`;
+/** The answer in whose range a value lies: below the first bound, below the second, above. */
+const rangeOf = (value, ...bounds) => bounds.filter(bound => value >= bound).length;
+
+/** @type {Question[]} */
+export const QUESTIONS = [
+  {
+    name: "VAE", from: "new", plan: [{ step: 0, change: {} }], steps: 300,
+    asks: "New weights, and the loss of a VAE. Two numbers for a digit: how many nats will the code cost after 300 steps?",
+    answers: ["less than 2", "2 to 8", "more than 8"],
+    judge: (rows, averageDigit) => ({
+      right: rangeOf(last(rows).held.kl, 2, 8),
+      says: `The code costs ${nats(last(rows).held.kl)} nats, and ` + (last(rows).held.pixels < averageDigit - 10
+        ? "saves many more: " : "saves little: ") + `the pixels cost ${nats(last(rows).held.pixels, 0)}, and the average digit, ` +
+        `painted for all, ${nats(averageDigit, 0)}.`,
+    }),
+  }, {
+    name: "Autoencoder", from: "new", plan: [{ step: 0, change: { noise: false, beta: 0 } }], steps: 300,
+    asks: "No σ, no price of the code. How many of the codes will lie outside the outermost circle, where the prior " +
+      "has 1 % of its draws?",
+    answers: ["less than 5 %", "5 to 30 %", "more than 30 %"],
+    judge: rows => ({
+      right: rangeOf(last(rows).outside, 0.05, 0.3),
+      says: `${percent(last(rows).outside)} lie outside: nothing tells the codes where the samples will be drawn.`,
+    }),
+  }, {
+    name: "σ alone", from: "new", plan: [{ step: 0, change: { beta: 0 } }], steps: 300,
+    asks: "z is drawn with the encoder's σ, and nothing is paid for a small one. What will σ be after 300 steps?",
+    answers: ["near 0", "0.05 to 0.5", "near 1"],
+    judge: rows => ({
+      right: rangeOf(last(rows).sigma, 0.05, 0.5),
+      says: `The median σ went from ${nats(first(rows).sigma, 2)} to ${nats(last(rows).sigma, 3)}: noise ` +
+        `costs pixels, so the encoder takes it out. What is left is an autoencoder.`,
+    }),
+  }, {
+    name: "Price on μ alone", from: "trained", plan: [{ step: 0, change: { price: "mu" } }], steps: 200,
+    asks: "The trained model, but only μ² is paid for. The codes stay in the circles: what becomes of the ellipses?",
+    answers: ["they shrink", "they stay", "they grow"],
+    judge: rows => {
+      const times = last(rows).sigma / first(rows).sigma, ratio = times < 1 ? 1 / times : times;
+      return {
+        right: rangeOf(times, 2 / 3, 3 / 2),
+        says: `The median σ went from ${nats(first(rows).sigma, 3)} to ${nats(last(rows).sigma, 3)}, ${nats(ratio)} times ` +
+          `${times < 1 ? "smaller" : "larger"}. A true KL, which nobody paid here, rose from ` +
+          `${nats(first(rows).held.kl)} to ${nats(last(rows).held.kl)} nats.`,
+      };
+    },
+  }, {
+    name: "β = 4", from: "trained", plan: [{ step: 0, change: { beta: 4 } }], steps: 200,
+    asks: "The code becomes four times as dear. How much of its KL will the trained model keep?",
+    answers: ["less than a quarter", "a quarter to a half", "more than half"],
+    judge: rows => {
+      const kept = last(rows).held.kl / first(rows).held.kl;
+      return {
+        right: rangeOf(kept, 0.25, 0.5),
+        says: `It keeps ${percent(kept)}: ${nats(last(rows).held.kl)} of ${nats(first(rows).held.kl)} nats. ` +
+          `The pixels went from ${nats(first(rows).held.pixels)} to ${nats(last(rows).held.pixels)}.`,
+      };
+    },
+  }, {
+    name: "β = 40", from: "trained", plan: [{ step: 0, change: { beta: 40 } }], steps: 200,
+    asks: "And forty times as dear? Think of the 16 samples.",
+    answers: ["they stay digits", "they become blurred digits", "they become all the same"],
+    judge: rows => {
+      const { kl, pixels } = last(rows).held;
+      return {
+        right: 2 - rangeOf(kl, 0.5, 3),
+        says: `The KL went from ${nats(first(rows).held.kl)} to ${nats(kl, 2)} nats${kl < 0.5
+          ? ": the code says nothing more, and the decoder paints one picture for all. This is posterior collapse"
+          : ""}. The pixels cost ${nats(pixels, 0)}.`,
+      };
+    },
+  }, {
+    name: "Mean over pixels", from: "new", plan: [{ step: 0, change: { mean: true } }], steps: 150,
+    asks: "The usual slip: the mean over 784 pixels beside a KL that is a sum. The dashed line is what the average digit " +
+      "costs. How will the pixels come down?",
+    answers: ["below the line", "to the line, never above it again", "first above it, then to it"],
+    judge: (rows, averageDigit) => {
+      const lowest = last(rows).held.pixels, after = rows.filter(({ step }) => step >= 30);
+      const peak = Math.max(...after.map(row => row.held.pixels));
+      return {
+        right: lowest < averageDigit - 5 ? 0 : peak > averageDigit + 5 ? 2 : 1,
+        says: `From step 30 on the dearest was ${nats(peak, 0)} nats, the end ${nats(lowest, 0)}, the average digit ` +
+          `${nats(averageDigit, 0)}. The KL ended at ${nats(last(rows).held.kl, 2)}: it is paid 784 times too dearly.`,
+      };
+    },
+  }, {
+    name: "Squared error", from: "trained", plan: [{ step: 0, change: { pixels: "gaussian", sigmaX: 1 } }], steps: 200,
+    asks: "Squared error without its σₓ, which is a Gaussian with σₓ = 1. What will the KL do?",
+    answers: ["fall by more than 10 %", "stay", "grow by more than 10 %"],
+    judge: rows => {
+      const [start, end] = [first(rows), last(rows)];
+      return {
+        right: rangeOf(end.held.kl / start.held.kl, 0.9, 1.1),
+        says: `The KL went from ${nats(start.held.kl)} to ${nats(end.held.kl)} nats, the median σ from ${nats(start.sigma, 2)} to ` +
+          `${nats(end.sigma, 2)}: with σₓ = 1 a wrong pixel costs at most half a nat, so that the price of the code weighs more.`,
+      };
+    },
+  }, {
+    name: "Fifty digits", from: "new", plan: [{ step: 0, change: { digits: 50 } }], steps: 400,
+    asks: "Only fifty digits to learn from. The solid line is of held-out digits, the dashed one of the fifty. Where will the " +
+      "pixels of the held-out ones end?",
+    answers: ["beside those of the fifty", "above them, still falling", "above them, and rising again"],
+    judge: rows => {
+      const pixels = rows.map(row => row.held.pixels), least = Math.min(...pixels), end = last(rows);
+      const gap = end.held.pixels - end.training.pixels;
+      return {
+        right: gap < 10 ? 0 : end.held.pixels > least + 10 ? 2 : 1,
+        says: `The fifty cost ${nats(end.training.pixels, 0)} nats, held-out digits ${nats(end.held.pixels, 0)}, and that was ` +
+          `${nats(least, 0)} at step ${rows[pixels.indexOf(least)].step}. It learns the fifty by heart.`,
+      };
+    },
+  }, {
+    name: "Rescue it", from: "trained", plan: [{ step: 0, change: { beta: 40 } }, { step: 150, change: {} }], steps: 450,
+    asks: "β = 40 until step 150, until nothing is left of the code. Then β goes back to 1. When will the KL be above 1 nat again?",
+    answers: ["within 20 steps", "after 20 to 150 steps", "not within 300 steps"],
+    judge: rows => {
+      const back = rows.filter(({ step }) => step > 150), found = back.find(row => row.held.kl > 1);
+      return {
+        right: found ? rangeOf(found.step - 150, 21, 151) : 2,
+        says: `${found ? `It is above 1 nat ${found.step - 150} steps later` : "It is still below 1 nat"}: a decoder that ` +
+          `does not look at z gives the encoder no reason to write there. The end: pixels ${nats(last(rows).held.pixels, 0)}, ` +
+          `KL ${nats(last(rows).held.kl)}.`,
+      };
+    },
+  },
+];
+
+/** The events of a question. @param {Question} question @returns {Event[]} */
+export const eventsOf = ({ plan }) =>
+  plan.map(({ step, change }) => ({ step, settings: consistent({ ...VAE, ...change }) }));
+
+/** @param {any} report  of the worker @returns {Row} */
+export function rowOf({ step, heldCost, trainingCost, mu, logvar, sigmaX }) {
+  const sigmas = Float64Array.from(logvar, v => Math.exp(v / 2)).sort();
+  let outside = 0;
+  for (let i = 0; i < mu.length; i += 2) outside += Number(Math.hypot(mu[i], mu[i + 1]) > RADIUS_99) / (mu.length / 2);
+  return { step, held: heldCost, training: trainingCost, sigma: sigmas[sigmas.length >> 1], outside, sigmaX };
+}

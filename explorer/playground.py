@@ -28,8 +28,9 @@ def write_playground(images: Tensor, valid_images: Tensor, valid_labels: Tensor,
         raise ValueError(f"valid_labels must have shape ({len(valid_images)},) and be from 0 to 9, not {valid_labels}")
     generator = Generator().manual_seed(0)
     images, valid_images = (binarize(some.cpu(), generator=generator) for some in (images, valid_images))
-    torch.manual_seed(0)
-    model = mlp_vae(2, HIDDEN)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = mlp_vae(2, HIDDEN)
     fit(model, images, epochs=EPOCHS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, progress=False)
     ink = images.mean(0).clamp(1e-3, 1 - 1e-3)
     data = {

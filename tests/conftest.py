@@ -42,7 +42,7 @@ def browser():
 @pytest.fixture
 def open_window(browser):
     """Open an address in a new window. None may have logged anything, or have asked for anything from elsewhere."""
-    here, faults, contexts = ("file:", "data:", "http://127.0.0.1:"), [], []
+    here, faults, contexts = ("file:", "data:", "blob:", "http://127.0.0.1:"), [], []
 
     def open_window(address, width=1280, height=800, until=None, reduced_motion="reduce", **options):
         size = {"width": width, "height": height}

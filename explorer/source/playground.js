@@ -2,13 +2,12 @@
 // What the playground does. The worker trains and measures; here is what the reader turns, and what is drawn.
 
 import {
-  clearCanvas, contextOf, cssColour, drawAxes, drawCircles, drawCosts, drawEllipse, drawOnCanvas, drawPixels, toPixels,
+  clearCanvas, cssColour, drawAxes, drawCircles, drawCosts, drawEllipse, drawOnCanvas, drawPixels, toPixels,
   visibleColour,
 } from "./draw.js";
 import { imageOfStrokes, SIDE, unpackBytes } from "./model.js";
 import {
-  asAddress, consistent, DIGITS, eventsOf, fromAddress, QUESTIONS, rowOf, settingsAt, SMALLEST_SIGMA_X, VAE,
-} from "./settings.js";
+  asAddress, consistent, DIGITS, eventsOf, fromAddress, QUESTIONS, rowOf, settingsAt } from "./settings.js";
 
 const REACH = 8.4;                  // the map goes from -REACH to REACH
 const ELLIPSES = 30;
@@ -38,7 +37,7 @@ const tell = (task, more = {}) => worker.postMessage({ task, ...more });
 // ---------------------------------------------------------------------------------------------------------- the state
 
 /** @type {Run} */
-let run = fromAddress(location.hash.slice(1));
+let run = fromAddress("");
 let runNumber = 0, playing = false, arrived = 0;
 let /** @type {any} */ now = null, /** @type {any} */ before = null;     // the last two reports
 let /** @type {Row[]} */ rows = [], /** @type {Row[]} */ ghost = [];      // of this run, and of the one before
@@ -68,7 +67,7 @@ function change(next) {
 
 function play() {
   playing = !playing;
-  if (playing) tell("run", {});
+  if (playing) tell("run", { until: question && now.step < question.steps ? question.steps : undefined });
   else tell("pause");
   showControls();
 }
@@ -96,7 +95,9 @@ worker.onmessage = ({ data: report }) => {
 /** The address holds what brings the page back to where it is. */
 function remember() {
   run = { ...run, steps: now.step };
-  history.replaceState(null, "", `#${asAddress(run)}`);
+  try {
+    history.replaceState(null, "", `#${question && !answered ? `question=${question.id}` : asAddress(run)}`);
+  } catch {}  // the frame of a notebook has no address of its own
 }
 
 // ------------------------------------------------------------------------------------------------------ the questions
@@ -110,12 +111,12 @@ function ask(chosen) {
   run = { seed: run.seed, from: chosen.from, events: eventsOf(chosen), steps: 0 };
   begin();
   byId("question-text").textContent = chosen.asks;
-  byId("answers").replaceChildren(...chosen.answers.map((answer, i) => button(answer, () => answer_(i))));
+  byId("answers").replaceChildren(...chosen.answers.map((answer, i) => button(answer, () => guessIt(i))));
   markPressed();
 }
 
 /** @param {number} i */
-function answer_(i) {
+function guessIt(i) {
   if (answered) return;
   [guess, answered] = [i, true];
   for (const [k, each] of [...byId("answers").children].entries()) {
@@ -160,7 +161,7 @@ function button(text, onclick) {
 
 const betaOf = position => (position === 0 ? 0 : SMALLEST_BETA * (40 / SMALLEST_BETA) ** ((position - 1) / 99));
 const positionOf = beta => (beta === 0 ? 0 : Math.max(1, 1 + 99 * Math.log(beta / SMALLEST_BETA) / Math.log(40 / SMALLEST_BETA)));
-const rounded = value => Number(value.toPrecision(2));
+const rounded = value => Number(value.toPrecision(value < 1 ? 2 : 3));  // so that each step of the slider is another
 const chosen = name => document.querySelector(`input[name="${name}"]:checked`)?.getAttribute("value");
 
 function fromKnobs() {
@@ -202,7 +203,7 @@ const number = (value, places) => (value ?? NaN).toFixed(places).replace("-", "�
 function showFormula() {
   const { beta, noise, price, pixels, sigmaX, mean } = settings(), { trained, pixels: cost, code } = now.batches;
   const off = (text, on) => (on ? text : `<s>${text}</s>`), part = (text, value, name = "") =>
-    `<span class="${name}">${text}<small>${value}</small></span>`;
+    `<span class="${name}"><i>${text}</i><small>${value}</small></span>`;
   const pixel = pixels === "gaussian"
     ? `(x − x̂)² / 2σₓ² ${off("+ log σₓ + ½ log 2π", true)}` : "−log p(x|z)";
   const of = noise ? "μ + σ·ε" : "μ + <s>σ·ε</s>";
@@ -211,12 +212,12 @@ function showFormula() {
     part(`${mean ? "mean" : "Σ"} ${pixel}`, number(mean ? cost / SIDE ** 2 : cost, mean ? 3 : 1), "pixels"),
     part("+", ""), part(off("β ·", beta > 0), String(beta)),
     part(off(`½ Σ (μ² ${off("+ σ² − 1 − log σ²", price === "kl")})`, beta > 0), number(code, 2), "code"),
-    part(`, z = ${of}`, pixels === "gaussian" ? `σₓ = ${number(sigmaX ?? now.sigmaX, 2)}` : ""),
+    part(`with z = ${of}`, pixels === "gaussian" ? `σₓ = ${number(sigmaX ?? now.sigmaX, 2)}` : ""),
   ].join("");
   const { pixels: held, kl, square } = now.heldCost, second = noise ? kl : square;
-  byId("cost").innerHTML = `Cost of a held-out digit, in nats: <b class="pixels">pixels ${number(held, 1)}</b> + ` +
-    `<b class="code">${noise ? "KL" : "μ²/2"} ${number(second, 2)}</b> = ${number(held + second, 1)}. ` +
-    `The average digit, painted for all: ${number(data.averageDigit, 0)}.`;
+  byId("cost").innerHTML = `A held-out digit costs <b class="pixels">pixels ${number(held, 1)}</b> + ` +
+    `<b class="code">${noise ? "KL" : "μ²/2"} ${number(second, 1)}</b> = ${number(held + second, 1)} nats; the average ` +
+    `digit, painted for all, ${number(data.averageDigit, 0)}.`;
 }
 
 // --------------------------------------------------------------------------------------------------------- the pictures
@@ -264,8 +265,8 @@ function drawArrow(context, width, x, y) {
 
 function showMap() {
   const { sigma, outside } = rows[rows.length - 1];
-  byId("map-text").textContent = `Median σ ${number(sigma, 3)}. Outside the outermost circle: ${Math.round(100 * outside)} %.` +
-    (settings().noise ? "" : " σ is not used, so no ellipse is drawn.");
+  byId("map-text").textContent = (settings().noise ? `Median σ ${number(sigma, 3)}. ` : "No σ: a code is a point. ") +
+    `Outside the outermost circle: ${Math.round(100 * outside)} %.`;
 }
 
 /** Rows of a digit: as it is, as it comes back, what each pixel costs. The first is the reader's. */
@@ -344,8 +345,6 @@ function axes(context, { left, top, right, bottom }, xs, ys, { x: xName = "", y:
     context.textAlign = "right";
     context.fillText(xName, right, bottom + 9);
   }
-  context.textAlign = "left";
-  context.fillText(yName, left + 4, top + 8);
   context.beginPath();
   context.rect(left, top, right - left, bottom - top);
   context.clip();
@@ -364,7 +363,15 @@ function axes(context, { left, top, right, bottom }, xs, ys, { x: xName = "", y:
     context.arc(toX(x), toY(y), 4, 0, 2 * Math.PI);
     context.fill();
   };
-  return { line, point, done: () => context.restore() };
+  const done = () => {  // the name last, with a rim of paper, since lines may lie below it
+    context.textAlign = "right";
+    context.lineWidth = 4;
+    context.strokeStyle = cssColour("--paper");
+    context.strokeText(yName, right - 4, top + 8);
+    context.fillText(yName, right - 4, top + 8);
+    context.restore();
+  };
+  return { line, point, done };
 }
 
 /** From the least to the largest of some numbers, at least so far apart, and a little room. */
@@ -380,9 +387,10 @@ function drawCourse() {
   const { context, width } = clearCanvas(byId("course")), height = byId("course").clientHeight;
   const end = Math.max(100, rows[rows.length - 1].step), shown = [...rows, ...ghost.filter(({ step }) => step <= end)];
   const xs = /** @type {[number, number]} */ ([0, end]), middle = Math.round(0.58 * height);
-  const later = shown.filter(({ step }) => step >= Math.min(20, end / 5)).concat(rows.slice(-1));
+  // New weights begin far above everything that follows.
+  const later = shown.filter(({ step }) => step >= (run.from === "new" ? 20 : 0)).concat(rows.slice(-1));
   const panels = [
-    { top: 2, bottom: middle - 5, name: "pixels", colour: "--pixels", value: (row, of) => row[of].pixels, xName: null, least: 30 },
+    { top: 2, bottom: middle - 8, name: "pixels", colour: "--pixels", value: (row, of) => row[of].pixels, xName: null, least: 30 },
     { top: middle + 1, bottom: height - 18, name: "code", colour: "--code", value: codeOf, xName: "steps", least: 1 },
   ];
   for (const { top, bottom, name, colour, value, xName, least } of panels) {
@@ -413,7 +421,8 @@ function drawRate() {
 
 function drawTug() {
   const { context, width } = clearCanvas(byId("tug")), height = byId("tug").clientHeight, { beta } = settings();
-  const curves = { "--pixels": now.tug.map(each => each.pixels), "--code": now.tug.map(each => beta * each.code) };
+  const price = each => (settings().price === "kl" ? each.code : 0);  // of mu alone: the same for every sigma
+  const curves = { "--pixels": now.tug.map(each => each.pixels), "--code": now.tug.map(each => beta * price(each)) };
   const all = { ...curves, "--ink": now.tug.map((_, i) => curves["--pixels"][i] + curves["--code"][i]) };
   const scales = now.tug.map(each => Math.log2(each.times)), ends = /** @type {[number, number]} */ ([scales[0], scales[scales.length - 1]]);
   const labels = /** @type {[number, string][]} */ ([[-4, "σ/16"], [-2, "σ/4"], [0, "σ"], [2, "4σ"], [4, "16σ"]]);
@@ -431,15 +440,16 @@ function drawTug() {
 
 function showControls() {
   byId("play").textContent = playing ? "Pause" : "Train";
-  byId("one-step").disabled = playing;
+  const waits = question && !answered;  // for the guess
+  byId("play").disabled = waits;
+  byId("one-step").disabled = waits || playing;
   document.querySelector(`input[name="from"][value="${run.from}"]`)["checked"] = true;
   if (document.activeElement !== byId("seed")) byId("seed").value = String(run.seed);
 }
 
-let speed = "";
 function showSpeed() {
   const last = before && before.step < now.step && playing ? now.sent - before.sent : 0;
-  speed = last ? `, ${Math.round(1000 * (now.step - before.step) / last)} a second` : "";
+  const speed = last ? `, ${Math.round(1000 * (now.step - before.step) / last)} a second` : "";
   byId("step-text").textContent = `step ${now.step.toLocaleString("en")}${speed}`;
 }
 
@@ -470,6 +480,16 @@ function showOthers() {
   tell("show", { places, own });
 }
 
+/** Which colour is which digit's. */
+function showKinds() {
+  byId("kinds").replaceChildren(...dotColours().map((colour, digit) => {
+    const item = document.createElement("span"), key = document.createElement("i");
+    key.style.background = colour;
+    item.append(key, String(digit));
+    return item;
+  }));
+}
+
 function makeKnobs() {
   byId("question-buttons").replaceChildren(...QUESTIONS.map(each => button(each.name, () => ask(each))));
   markPressed();
@@ -479,6 +499,8 @@ function makeKnobs() {
     made.setAttribute("aria-label", `β = ${mark}`);
     byId("beta-marks").append(made);
   }
+  byId("held-count").textContent = String(labels.length);
+  showKinds();
   byId("digit-count").max = String(counts.length - 1);
   for (const input of document.querySelectorAll("#knobs input")) input.addEventListener("input", fromKnobs);
   byId("play").onclick = play;
@@ -497,6 +519,15 @@ function makeKnobs() {
 function seeStrokes() {
   own = strokes.length ? imageOfStrokes(strokes) : null;
   tell("show", { places, own });
+}
+
+/** What the address asks for: a question, or a run. */
+function open() {
+  const address = location.hash.slice(1), asked = QUESTIONS.find(({ id }) => id === new URLSearchParams(address).get("question"));
+  if (asked) return ask(asked);
+  forgetQuestion();
+  run = fromAddress(address);
+  begin();
 }
 
 /** Strokes on the first canvas of the digits are the reader's own one. */
@@ -533,8 +564,10 @@ makeDigits();
 makeKnobs();
 makePad();
 places = [...Array(labels.length).keys()].filter((_, i) => i === labels.indexOf(labels[i])).slice(0, SHOWN);
+document.documentElement.toggleAttribute("data-framed", window !== window.parent);
 tell("load", { images: data.images, held: data.held, weights: data.weights });
 tell("show", { places, own });
-begin();
+open();
+addEventListener("hashchange", open);
 addEventListener("resize", () => { if (now) show(); });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (now) show(); });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { showKinds(); if (now) show(); });

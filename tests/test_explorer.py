@@ -521,11 +521,14 @@ def test_a_better_code_is_found_and_named(written, open_page, open_window):
         text, found = page.inner_text("#search-text"), terms(page)[2]
         assert encoder - found == pytest.approx(missed[digit].item() if named else 0, abs=0.11)
         assert ("miss" in text and f"{found:.1f}" in text and "15 nearest" in text) == named, text
-    page.wait_for_function("location.hash.includes('found=')")
-    page.reload()  # what has been found is kept
-    page.wait_for_function("window.explorer?.state.better")
-    settle(page)
-    assert page.inner_text("#search-text") == text and terms(page)[2] == found
+        seen = "[[...q.mu], document.getElementById('bar-text').textContent]"
+        before, picture = state(page, seen), pixels(page, "costs")
+        page.wait_for_function("location.hash.includes('found=')")
+        page.reload()  # what has been found is kept, to the last pixel
+        page.wait_for_function("window.explorer?.state.better")
+        settle(page)
+        assert page.inner_text("#search-text") == text and terms(page)[2] == found
+        assert state(page, seen) == before and np.array_equal(pixels(page, "costs"), picture)
     use(page, "#better-code")
     assert terms(page)[2] == encoder and page.is_hidden("#search-text")
     page.click("#better-code")
@@ -574,7 +577,7 @@ def test_a_scribble_is_called_one_before_a_search_and_after_it(trained, written,
             assert f"Dearer than {percents[digit]} %" in text and words in text
     use(page, "#clear")
     drag(page, "#pad", (0.5, 0.5))
-    assert "less ink" in page.inner_text("#bar-text")
+    assert "Less ink" in page.inner_text("#bar-text")
 
 
 EIGHT = [

@@ -499,7 +499,7 @@ function searchInShort() {
 /** Beside the test digits, whose codes are the encoder's too: what a search saves makes no digit of a scribble. */
 function describeTotal() {
   const percent = dearerThan(lossOfEncoder().total), searched = state.q === state.posterior ? "" : ", before the search";
-  if (sumOf(state.x) < leastInk) return "It has less ink than any test digit here: draw larger.";
+  if (sumOf(state.x) < leastInk) return "Less ink than any test digit here has: draw larger, or more.";
   if (percent < 1) return `Cheaper than nearly all test digits${searched}; the mark is their average.`;
   const compared = percent < 50 ? `Cheaper than ${100 - percent}` : `Dearer than ${percent}`;
   const judged = percent >= SCRIBBLE ? ": to this model it is hardly a digit."
@@ -532,7 +532,8 @@ function describeSearch() {
   const picture = pictureOf(data, mu), covered = sumOf(picture.map((v, i) => v * state.x[i])) / sumOf(state.x);
   const percent = `${Math.round(100 * covered)} %`;
   return meant === null
-    ? `${sentence} If you meant no ${digit}: the picture lies on ${percent} of your ink. The loss knows pixels alone.`
+    ? `${sentence} If you meant another digit than ${digit}: this picture lies on ${percent} of your ink, and the loss ` +
+      "knows pixels alone."
     : sentence + ` This ${meant} comes back as a ${digit}, which lies on ${percent} of its ink: the loss knows pixels alone.`;
 }
 
@@ -984,7 +985,8 @@ function connectPadToPlane() {
 function showFoundCode(q) {
   encodePad();
   const loss = lossOver(data, state.x, q).total, missed = lossOver(data, state.x, state.posterior).total - loss;
-  state.q = state.better = { ...q, loss, missed };
+  state.better = { ...q, loss, missed };
+  if (missed >= WORTH_NAMING) state.q = state.better;
 }
 
 function returnToEncoder() {
@@ -1055,7 +1057,7 @@ function addressOfState() {
   return Object.entries({
     part, view: background !== "dots" && background, snapshot: background === "learning" && String(snapshot),
     digit: testDigit !== null ? String(testDigit) : !strokes.length && "none", ink: ink.length <= LONGEST_INK && ink,
-    found: better && better.missed >= WORTH_NAMING && [...better.mu, ...better.logvar].map(v => v.toFixed(4)).join(","),
+    found: better && [...better.mu, ...better.logvar].join(","),  // exactly, for the picture to stay the same
     walk: walk?.B && `${point(walk.A)},${point(walk.B)}`, z: keptZ !== origin && point(keptZ),
     at: state.x && (keptZ !== origin || looksAt === "z") && looksAt,
   }).filter(([, value]) => value).map(pair => pair.join("=")).join("&");

@@ -801,6 +801,14 @@ def test_in_forced_colours_one_sees_what_is_chosen_and_dark_pages_are_printed_da
         for name in ("dots", "digits")
     ]
     assert contrast(*backgrounds) > 2
+    page.check("[value=loss]")
+
+    def shown(name):
+        return imread(BytesIO(page.locator(name).screenshot()))[..., :3]
+
+    chosen, bands = shown("label:has([value=loss])"), [shown(f"#bands li >> nth={i}")[6].mean(0) for i in (0, 4)]
+    assert np.ptp(chosen[len(chosen) // 2, 16:60]) > 0.4  # its text can be read
+    assert np.abs(bands[0] - bands[1]).max() > 0.2  # and the legend has its colours
     page = open_page(written, color_scheme="dark", address="digit=1")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     ink_colour = pixels(page, "seen")[pixels(page, "seen")[..., 3] > 0.9][:, :3]

@@ -38,6 +38,16 @@ def page_data(path):
     return data | {key: np.frombuffer(b64decode(data[key]), np.uint8) for key in ("labels", "images", "imageLabels")}
 
 
+def model_of(data):
+    """The model of `page_data` as PyTorch has it."""
+    model = vae.mlp_vae(2, tuple(len(layer["bias"]) for layer in data["encoder"][:-1]))
+    for name in ("encoder", "decoder"):
+        for layer, packed in zip(getattr(model, name)[::2], data[name], strict=True):
+            layer.weight.data = torch.tensor(packed["weight"]).float().view_as(layer.weight)
+            layer.bias.data = torch.tensor(packed["bias"]).float()
+    return model
+
+
 def open_maths(open_window, path):
     """A worker, where there is no page, with all that model.js exports and with `model`: that of the page at `path`."""
     code = b64encode((ROOT / "explorer" / "source" / "model.js").read_bytes()).decode()

@@ -17,7 +17,7 @@ from matplotlib.image import imread
 from pages import CUT_OFF, contrast, faint
 from PIL import ImageColor
 from sklearn.neighbors import KNeighborsClassifier
-from small_explorer import MNIST, ROOT, STROKES, open_maths, page_data, search_best_codes, small_model
+from small_explorer import MNIST, ROOT, STROKES, model_of, open_maths, page_data, search_best_codes, small_model
 from torch import nn
 
 import vae_utils as vae
@@ -521,17 +521,175 @@ def test_a_better_code_is_found_and_named(written, open_page, open_window):
         text, found = page.inner_text("#search-text"), terms(page)[2]
         assert encoder - found == pytest.approx(missed[digit].item() if named else 0, abs=0.11)
         assert ("miss" in text and f"{found:.1f}" in text and "15 nearest" in text) == named, text
-    page.wait_for_function("location.hash.includes('found=')")
-    page.reload()  # what has been found is kept
-    page.wait_for_function("window.explorer?.state.better")
-    settle(page)
-    assert page.inner_text("#search-text") == text and terms(page)[2] == found
+        seen = "[[...q.mu], document.getElementById('bar-text').textContent]"
+        before, picture = state(page, seen), pixels(page, "costs")
+        page.wait_for_function("location.hash.includes('found=')")
+        page.reload()  # what has been found is kept, to the last pixel
+        page.wait_for_function("window.explorer?.state.better")
+        settle(page)
+        assert page.inner_text("#search-text") == text and terms(page)[2] == found
+        assert state(page, seen) == before and np.array_equal(pixels(page, "costs"), picture)
     use(page, "#better-code")
     assert terms(page)[2] == encoder and page.is_hidden("#search-text")
     page.click("#better-code")
     page.click("#random")  # another digit, and the search is over
     page.wait_for_timeout(300)
     assert state(page, "[searching, better]") == [None, None]
+
+
+def show_digit(page, address):
+    """Go to an address with a test digit, and wait until it is computed."""
+    page.evaluate("address => { location.hash = address; }", address)
+    digit = re.search(r"digit=(\d+)", address)[1]
+    page.wait_for_function(f"explorer.state.testDigit === {digit} && !explorer.state.padChanged")
+    settle(page)
+
+
+def come_to_rest(page, done=None):
+    """Forget what has been done but for this, move z, wait until a screen reader is told, and look what is done."""
+    page.evaluate(
+        "done => { explorer.state.done = done; document.getElementById('live').textContent = ''; }", done or {}
+    )
+    use(page, "#plane", "ArrowRight")
+    page.wait_for_function("document.getElementById('live').textContent")
+    return state(page, "done")
+
+
+def losses_of(model, x):
+    """Minus the ELBO of each image by the page's rule."""
+    with torch.no_grad():
+        return -vae.elbo_by_quadrature(model, x, model.encode(x), nodes=3)
+
+
+def test_a_scribble_is_called_one_before_a_search_and_after_it(trained, written, page):
+    """By the encoder's loss beside those of the test digits; and a dot, which costs little, by its ink."""
+    data = page_data(written)
+    images = torch.from_numpy(data["images"].reshape(-1, 784) / 255).float()
+    percents = np.searchsorted(data["lossQuantiles"], losses_of(trained, images).numpy()) - 1
+    for least, most, words in ((97, 100, "hardly a digit"), (91, 96, "an odd digit, or none"), (50, 89, "the mark is")):
+        digit = np.flatnonzero((least <= percents) & (percents <= most))[0]
+        show_digit(page, f"digit={digit}")
+        before = page.inner_text("#bar-text")
+        page.click("#better-code")
+        page.wait_for_function("explorer.state.better")
+        settle(page)
+        for text in (before, page.inner_text("#bar-text")):
+            assert f"Dearer than {percents[digit]} %" in text and words in text
+    use(page, "#clear")
+    drag(page, "#pad", (0.5, 0.5))
+    assert "Less ink" in page.inner_text("#bar-text")
+
+
+EIGHT = [
+    [(0.62, 0.26), (0.48, 0.16), (0.36, 0.3), (0.62, 0.62), (0.6, 0.8), (0.42, 0.82), (0.36, 0.66), (0.62, 0.34)],
+    [(0.62, 0.34), (0.62, 0.26)],
+]
+# How wide, and how far slanted to the right: some of them do what the page gives to try, and some do not.
+HANDS = {
+    3: [(1, 0), (2.1, 0), (2.1, 0.1)],
+    4: [(0.8, 0), (1.3, 0), (1.3, 0.15), (1.8, 0), (1, 0.5)],  # the second and the last come back as something else
+    8: [(1, 0), (0.8, 0.3), (0.8, 0.5)],
+}
+
+
+def test_the_page_sees_what_the_reader_has_tried(open_page):
+    """A 4, a cheap 8 and a dear digit by its code, by what comes back, and by its loss: as PyTorch and k neighbours."""
+    page, data = open_page(BUILT), page_data(BUILT)
+    model, finder = model_of(data), KNeighborsClassifier(15).fit(data["codes"].reshape(-1, 2), data["labels"])
+
+    def kind_of(x):
+        """The digit that most neighbours of its code are, and most neighbours of the picture's code; else none."""
+        with torch.no_grad():
+            mu = model.encode(x).mu
+            shares = finder.predict_proba(torch.cat([mu, model.encode(model.decode(mu).sigmoid()).mu]))
+        kinds = {share.argmax() if share.max() > 0.5 else None for share in shares}
+        return kinds.pop() if len(kinds) == 1 else None
+
+    def draw_by_hand(digit, width, slant):
+        for stroke in EIGHT if digit == 8 else STROKES[digit]:
+            drag(page, "#pad", *[(0.5 + width * (x - 0.5) - slant * (y - 0.5), y) for x, y in stroke])
+
+    every = []
+    for digit, width, slant in [(digit, *hand) for digit, hands in HANDS.items() for hand in hands]:
+        draw_by_hand(digit, width, slant)
+        done, x = come_to_rest(page), state(page, "[...x]")
+        x = torch.tensor([x])
+        kind, loss = kind_of(x), losses_of(model, x).item()
+        tasks = {"try-4": kind == 4, "try-8": kind == 8 and loss < 110, "try-dear": kind is not None and loss > 300}
+        assert {*done} == {name for name, seen in tasks.items() if seen}, (digit, width, slant, kind, loss, done)
+        every.append([*tasks.values()])
+        numbers = {"try-8": f"{loss:.1f}", "try-dear": f"{loss:.1f}, as a {kind}"}
+        for name, text in done.items():
+            assert numbers.get(name, "15 nearest are 4s") in text
+            assert text in page.inner_text(f"#{name}") and text in page.inner_text("#live")
+        use(page, "#clear")
+    assert np.any(every, 0).all() and not np.all(every, 0).any()  # each can be done, and is not done always
+    draw_by_hand(8, 0.8, 0.5)
+    page.mouse.down()
+    assert come_to_rest(page) == {}  # the pen may go on
+    page.mouse.up()
+    assert [*come_to_rest(page)] == ["try-8"] and come_to_rest(page, {"try-8": "as before"})["try-8"] != "as before"
+    assert "Done" not in page.inner_text("#live") and page.inner_text("#tasks-done") == "1 of 5 done"  # it is told once
+    for digit in np.flatnonzero(np.isin(data["imageLabels"], [4, 8]))[:9]:
+        show_digit(page, f"digit={digit}")
+        assert come_to_rest(page) == {}
+
+
+def test_a_walk_over_a_hill_among_one_kind_is_seen(open_page):
+    """Both ends and the digit among one kind, and on the way at least 10 nats more than at either end."""
+    page, data = open_page(BUILT, address="digit=0"), page_data(BUILT)
+    model, codes, labels = model_of(data), data["codes"].reshape(-1, 2), data["labels"]
+    finder, found = KNeighborsClassifier(15).fit(codes, labels), {}
+    share = torch.linspace(0, 1, 61)[:, None]
+    for digit in range(20):
+        x = torch.from_numpy(data["images"].reshape(-1, 784)[digit] / 255).float()
+        with torch.no_grad():
+            A = model.encode(x[None]).mu
+            for B in torch.tensor(codes[digit::500]).float():
+                z = (1 - share) * A + share * B
+                cost = -model.log_likelihood(x, z) - model.prior.log_prob(z)
+                shares, over = finder.predict_proba(torch.stack([A[0], B])), cost.max() - max(cost[0], cost[-1])
+                one_kind = shares.min(1).size and shares[0].argmax() == shares[1].argmax() and shares.max(1).min() > 0.6
+                if over > 12 or over < 8:
+                    found[bool(one_kind), bool(over > 12)] = digit, [*A[0].tolist(), *B.tolist()]
+    assert len(found) == 4
+    for (one_kind, over), (digit, walk) in found.items():
+        show_digit(page, f"digit={digit}&walk={','.join(f'{v:.4f}' for v in walk)}")
+        assert [*come_to_rest(page)] == (["try-walk"] if one_kind and over else []), (digit, walk)
+
+
+def test_the_reader_may_guess_before_it_is_shown(page):
+    """Nothing tells where the code lies until one has guessed; right three times in a row is told once."""
+    told = ("magnified", "reconstruction", "costs")
+    assert page.is_hidden("#guess")
+    check(page, "#guess-first", "Space", "asking", False)
+    right = 0
+    for digit in (3, 1, 0, 2):
+        if right or digit != 3:
+            use(page, "#clear")
+        assert page.is_disabled("#guess-buttons button >> nth=0")
+        unknown = ink(page, "plane")
+        draw(page, digit)
+        assert not any(ink(page, name) for name in told) and ink(page, "plane") == unknown
+        assert "nearest" not in page.inner_text("#x-text") and page.inner_text("#guess-text") == ""
+        assert all(page.is_disabled(name) for name in ("#to-plane", "#walk-from", "#better-code"))
+        answer = page.evaluate("""() => { const { codes, labels } = explorer.data, { mu } = explorer.state.posterior;
+            return [...labels.keys()].map(i => [Math.hypot(codes[2 * i] - mu[0], codes[2 * i + 1] - mu[1]), labels[i]])
+                .sort((a, b) => a[0] - b[0]).slice(0, 15).map(pair => pair[1]); }""")
+        given = max(answer, key=answer.count) if digit != 3 else (max(answer, key=answer.count) + 1) % 10
+        use(page, f"#guess-buttons button >> nth={given}", "Enter")
+        right += digit != 3
+        assert f"You said {given}" in page.inner_text("#guess-text")
+        assert f"Right: {right} of {right + 1}" in page.inner_text("#guess-text")
+        assert all(ink(page, name) for name in told) and ink(page, "plane") != unknown
+        assert "nearest" in page.inner_text("#x-text") and page.is_enabled("#to-plane")
+        assert state(page, "document.activeElement.id") == "pad"
+        page.wait_for_function(f"document.getElementById('live').textContent.includes('You said {given}')")
+        for name in ("live", "try-guess"):
+            assert ("Done: 3 in a row" in page.inner_text(f"#{name}")) == (right == 3)
+    use(page, "#guess-first")
+    draw(page, 4)
+    assert page.is_hidden("#guess") and ink(page, "magnified") and "nearest" in page.inner_text("#x-text")
 
 
 def test_reload_back_and_a_shared_link_keep_what_is_shown(written, open_page):
@@ -643,6 +801,14 @@ def test_in_forced_colours_one_sees_what_is_chosen_and_dark_pages_are_printed_da
         for name in ("dots", "digits")
     ]
     assert contrast(*backgrounds) > 2
+    page.check("[value=loss]")
+
+    def shown(name):
+        return imread(BytesIO(page.locator(name).screenshot()))[..., :3]
+
+    chosen, bands = shown("label:has([value=loss])"), [shown(f"#bands li >> nth={i}")[6].mean(0) for i in (0, 4)]
+    assert np.ptp(chosen[len(chosen) // 2, 16:60]) > 0.4  # its text can be read
+    assert np.abs(bands[0] - bands[1]).max() > 0.2  # and the legend has its colours
     page = open_page(written, color_scheme="dark", address="digit=1")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     ink_colour = pixels(page, "seen")[pixels(page, "seen")[..., 3] > 0.9][:, :3]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
-from small_explorer import MNIST, ROOT, STROKES, open_maths, page_data, search_best_codes, small_model
+from small_explorer import MNIST, ROOT, STROKES, model_of, open_maths, page_data, search_best_codes, small_model
 from torch import nn
 
 import vae_utils as vae
@@ -79,11 +79,7 @@ def test_the_search_finds_what_gradients_find(open_window):
     Among them is a digit whose encoder's q leads to a minimum that is 15 nats too dear.
     """
     maths, data = open_maths(open_window, BUILT), page_data(BUILT)
-    model = vae.mlp_vae(2, tuple(len(layer["bias"]) for layer in data["encoder"][:-1]))
-    for name in ("encoder", "decoder"):
-        for layer, packed in zip(getattr(model, name)[::2], data[name], strict=True):
-            layer.weight.data = torch.tensor(packed["weight"]).float().view_as(layer.weight)
-            layer.bias.data = torch.tensor(packed["bias"]).float()
+    model = model_of(data)
     x = torch.cat(
         [torch.tensor(data["images"] / 255).float().view(-1, 784)[20:24], images_of(maths, [*STROKES.values()])]
     )

@@ -23,6 +23,11 @@ const SLICE_WHILE_DRAWING = 6;      // and where they would hold up the pen
 const FIRST_KIND = 3;               // of digit, on the pad when the page opens
 const SHORTEST_WALK = 0.04;         // between two places of the plane; a double click makes no walk
 const SCRIBBLE = 97;                // dearer than so many % of the test digits: hardly a digit
+const ODD_DIGIT = 90;               // and dearer than so many: an odd one, or none
+const CHEAP_8 = 110;                // nats, in what the page gives the reader to try,
+const DEAR_DIGIT = 300;             // nats, there too,
+const DEARER_ON_THE_WAY = 10;       // nats above both ends of a walk,
+const GUESSES = 3;                  // and right guesses, one after the other
 const find = selector => /** @type {any} */ (document.querySelector(selector));
 const $ = id => /** @type {any} */ (document.getElementById(id));
 
@@ -70,21 +75,21 @@ function readData() {
 /** The % of the test digits, from 0 to 100, that have a smaller loss. */
 const dearerThan = loss => Math.max(0, data.lossQuantiles.filter(quantile => quantile < loss).length - 1);
 
-/** The commonest digit among the test codes nearest to z, and how many of them it has. */
+/** The commonest digit among the test codes nearest to z, how many of them it has, and whether these are most. */
 function commonestNear(z) {
-  const { codes, labels, neighbourCount: most } = data, best = [];  // [squared distance, label], nearest first
+  const { codes, labels, neighbourCount } = data, best = [];  // [squared distance, label], nearest first
   for (let i = 0; i < labels.length; i++) {
     const distance = (codes[2 * i] - z[0]) ** 2 + (codes[2 * i + 1] - z[1]) ** 2;
-    if (best.length === most && distance >= best[most - 1][0]) continue;
+    if (best.length === neighbourCount && distance >= best[neighbourCount - 1][0]) continue;
     let place = best.length;
     while (place > 0 && best[place - 1][0] > distance) place--;
     best.splice(place, 0, [distance, labels[i]]);
-    if (best.length > most) best.pop();
+    if (best.length > neighbourCount) best.pop();
   }
   const counts = new Map();
   for (const [, label] of best) counts.set(label, (counts.get(label) ?? 0) + 1);
   const [digit, count] = [...counts].reduce((a, b) => (b[1] > a[1] ? b : a));
-  return { digit, count, of: best.length };
+  return { digit, count, of: best.length, most: 2 * count > best.length };
 }
 
 // --------------------------------------------------------------------------------------------------------------- state
@@ -123,8 +128,13 @@ const state = {
   /** @type {number | null} */
   searching: null,       // how much of a search is done, from 0 to 1
   looksAt: "q",          // whether the loss that is shown is that over q, or that at z ("z")
+  asking: false,         // whether the page holds the code back until the reader has guessed where it lies
+  guesses: { right: 0, all: 0, running: 0 },  // the right ones, all, and the last right ones that no wrong one divides
+  /** @type {{ [challenge: string]: string }} */
+  done: {},              // what the reader has tried and the page has seen: the text in the list, by its id there
 };
 let reach = 3.4;         // the plane is drawn from -reach to reach
+let leastInk = 0;        // of the page's test digits, in pixels
 
 // ------------------------------------------------------------------------------------------------------------- drawing
 
@@ -220,7 +230,7 @@ function drawBackground({ context, width }) {
     context.drawImage(digitsLayer(), 0, 0, width, width);
     context.globalAlpha = 1;
   } else if (state.background !== "loss") context.drawImage(dotsLayer(width), 0, 0, width, width);
-  else if (state.x) {
+  else if (codeIsTold()) {
     refineGrid(grid, state.drawingPointer === null ? SLICE : SLICE_WHILE_DRAWING);
     if (gridStep(grid) < Infinity) context.drawImage(lossLayer(), 0, 0, width, width);
     if (gridStep(grid) > 1) redraw();
@@ -229,9 +239,10 @@ function drawBackground({ context, width }) {
 
 function drawPlane() {
   /** @type {import("./draw.js").Plane} */
-  const plane = { ...clearCanvas($("plane")), reach, boxes: [] }, { context, width } = plane;
+  const plane = { ...clearCanvas($("plane")), reach, boxes: [] }, { context } = plane;
   if (data) drawBackground(plane);
-  for (const z of [state.z, state.posterior?.mu, state.q?.mu, state.walk?.A, state.walk?.B]) {
+  const told = codeIsTold() ? [state.posterior.mu, state.q.mu] : [];
+  for (const z of [state.z, ...told, state.walk?.A, state.walk?.B]) {
     const [x, y] = z ? toVisiblePixels(plane, z) : [];
     if (z) plane.boxes.push([x, y, 18, 18]);
   }
@@ -242,17 +253,22 @@ function drawPlane() {
   drawCircles(plane);
   if (!data) return;
   if (state.walk) drawWalk(plane);
-  if (state.background === "loss" && state.x && gridStep(grid) < Infinity) {
-    drawCross(context, toVisiblePixels(plane, lossMap.cheapest.z), [[5, 5], [5, -5]]);
-  }
-  if (state.posterior) drawPosterior(plane, state.posterior, "its code");
-  if (state.q !== state.posterior) {
-    const apart = distance(state.q.mu, state.posterior.mu) * width / (2 * reach);
-    drawPosterior(plane, state.q, apart > 20 && "better");  // else one name does for both
-  }
+  if (codeIsTold()) drawCodes(plane);
   // The kept z, while the mouse looks elsewhere.
   if (state.z !== state.keptZ) drawCross(context, toVisiblePixels(plane, state.keptZ), [[6, 0], [0, 6]]);
   drawPoint(plane, state.z, "z");
+}
+
+/** The encoder's code of the pad's digit, a better one, and where z is cheapest. */
+function drawCodes(plane) {
+  if (state.background === "loss" && gridStep(grid) < Infinity) {
+    drawCross(plane.context, toVisiblePixels(plane, lossMap.cheapest.z), [[5, 5], [5, -5]]);
+  }
+  drawPosterior(plane, state.posterior, "its code");
+  if (state.q !== state.posterior) {
+    const apart = distance(state.q.mu, state.posterior.mu) * plane.width / (2 * reach);
+    drawPosterior(plane, state.q, apart > 20 && "better");  // else one name does for both
+  }
 }
 
 function drawPad() {
@@ -287,7 +303,7 @@ function drawPen(context, width) {
 function drawMagnified() {
   const { context, width } = clearCanvas($("magnified"));
   $("magnified-caption").textContent = "its code, magnified";
-  if (!state.q) return;
+  if (!codeIsTold()) return;
   const { mu } = state.q, scale = 0.36 * width / (RADIUS_95 * Math.max(...sigmaOf(state.q)));  // pixels a unit of z
   const place = z => [width / 2 + (z[0] - mu[0]) * scale, width / 2 - (z[1] - mu[1]) * scale];
   drawDots(context, data.codes, data.labels, digitColours(), width, place, 5);
@@ -315,15 +331,20 @@ function drawStrip() {
 
 let curve = null;  // the losses along the last walk, of the last digit
 
-/** What the pad's digit costs along the walk: the pixels, and on them the code; a rule where z is. */
-function drawCurve() {
-  const { context, width } = clearCanvas($("curve")), height = $("curve").clientHeight, { walk, x } = state;
-  if (!x) return context.fillText("what a digit on the pad costs along the walk", width / 2, height / 2);
+function lossesOnWalk() {
+  const { walk, x } = state;
   if (curve?.walk !== walk || curve.x !== x) {
     const losses = Array.from({ length: CURVE_PLACES }, (_, i) => lossAt(data, x, pointOnWalk(i / (CURVE_PLACES - 1))));
     curve = { walk, x, losses };
   }
-  const { losses } = curve, dearest = Math.max(...losses.map(loss => loss.total));
+  return curve.losses;
+}
+
+/** What the pad's digit costs along the walk: the pixels, and on them the code; a rule where z is. */
+function drawCurve() {
+  const { context, width } = clearCanvas($("curve")), height = $("curve").clientHeight;
+  if (!state.x) return context.fillText("what a digit on the pad costs along the walk", width / 2, height / 2);
+  const losses = lossesOnWalk(), dearest = Math.max(...losses.map(loss => loss.total));
   const right = i => i / (CURVE_PLACES - 1) * width, up = nats => height - (height - 22) * nats / dearest;
   for (const [name, colour] of [["total", "--code"], ["reconstruction", "--pixels"]]) {
     context.fillStyle = cssColour(colour);
@@ -347,13 +368,25 @@ function drawCurve() {
 /** Whether the pictures on the right are of the one code z; while the mouse looks at the plane they are. */
 const showsZ = () => state.looksAt === "z" || state.z !== state.keptZ;
 
+/** Whether the page shows where the pad's digit lies, and what comes back. */
+const codeIsTold = () => state.x !== null && !state.asking;
+
+let encoders = null;  // the last one, with the image
+
+/** The loss of the pad's digit over the encoder's q(z|x). */
+function lossOfEncoder() {
+  if (encoders?.x !== state.x) encoders = { x: state.x, ...lossOver(data, state.x, state.posterior) };
+  return encoders;
+}
+
 let shownLoss = null;  // the last one, with what it was computed of
 
 /** The loss of the pad's digit that the page shows now, or null. */
 function lossShown() {
   const { x, q, z } = state, code = showsZ() ? z : q;
   if (shownLoss?.x !== x || shownLoss.code !== code) {
-    shownLoss = { x, code, ...(x && (showsZ() ? lossAt(data, x, z) : lossOver(data, x, q))) };
+    const loss = x && (showsZ() ? lossAt(data, x, z) : q === state.posterior ? lossOfEncoder() : lossOver(data, x, q));
+    shownLoss = { ...loss, x, code };
   }
   return x && shownLoss;
 }
@@ -362,7 +395,7 @@ function lossShown() {
 function draw() {
   if (state.padChanged) encodePad();
   const loss = lossShown(), decoded = pictureOf(data, state.z);
-  const picture = loss && (showsZ() ? decoded : pictureOf(data, state.q.mu));
+  const picture = loss && (showsZ() ? decoded : codeIsTold() ? pictureOf(data, state.q.mu) : null);
   if ($("plane").clientWidth) drawPlane();  // it has none where #part=digit hides it
   if (state.walk?.B) {
     drawStrip();
@@ -372,7 +405,7 @@ function draw() {
   drawPad();
   drawOnCanvas($("seen"), state.x);
   drawOnCanvas($("reconstruction"), picture);
-  if (loss) drawCosts($("costs"), loss.costs, picture, state.x);
+  if (picture) drawCosts($("costs"), loss.costs, picture, state.x);
   else clearCanvas($("costs"));
   drawMagnified();
   showTextsAndButtons(loss);
@@ -398,8 +431,8 @@ const pointText = z => `(${numberText(z[0], 2)}, ${numberText(z[1], 2)})`;
 
 /** Which test digits lie around z. */
 function describeNeighbours(z) {
-  const { digit, count, of } = commonestNear(z), share = `${count} of the ${of} nearest`;
-  return 2 * count > of ? `among ${digit}s (${share})` : `among several kinds, most often ${digit}s (${share})`;
+  const { digit, count, of, most } = commonestNear(z), share = `${count} of the ${of} nearest`;
+  return most ? `among ${digit}s (${share})` : `among several kinds, most often ${digit}s (${share})`;
 }
 
 function searchButtonText() {
@@ -413,8 +446,10 @@ function showTextsAndButtons(loss) {
   $("z-text").textContent = `z = ${pointText(state.z)}${near}.`;
   $("undo").disabled = !state.undoStack.length;
   $("redo").disabled = !state.redoStack.length;
-  for (const name of ["clear", "better-code", "to-plane", "sample-posterior", "walk-from"]) $(name).disabled = !state.x;
-  if (focused.disabled) $("pad").focus();  // and not nowhere
+  $("clear").disabled = !state.x;
+  for (const name of ["better-code", "to-plane", "sample-posterior", "walk-from"]) $(name).disabled = !codeIsTold();
+  $("guess").disabled = !state.asking || !state.x;
+  if (focused.matches(":disabled")) $("pad").focus();  // and not nowhere
   $("better-code").textContent = searchButtonText();
   document.body.toggleAttribute("data-empty", !state.x);
   $("bands").hidden = !state.x;
@@ -445,7 +480,7 @@ function showLoss(loss) {
   $("bar-average").hidden = showsZ();
   $("bar-text").textContent = !loss ? "The mark: what test digits cost on average."
     : showsZ() ? "A density in z: compare it with that of another z, not with the loss."
-    : searchInShort() + describeTotal(loss.total);
+    : searchInShort() + describeTotal();
   $("costs-caption").textContent = "cost of each pixel";
   if (loss) {
     const dearest = [...loss.costs].sort((a, b) => b - a).slice(0, Math.round(SIDE * SIDE / 10));
@@ -461,17 +496,21 @@ function searchInShort() {
     `Saved by the search: ${numberText(better.missed, 1)} nats. `;
 }
 
-function describeTotal(total) {
-  const percent = dearerThan(total), searched = state.q === state.posterior ? "" : " (theirs without a search)";
-  if (percent >= SCRIBBLE) return `Dearer than ${percent} % of the test digits: to this model it is hardly a digit.`;
+/** Beside the test digits, whose codes are the encoder's too: what a search saves makes no digit of a scribble. */
+function describeTotal() {
+  const percent = dearerThan(lossOfEncoder().total), searched = state.q === state.posterior ? "" : ", before the search";
+  if (sumOf(state.x) < leastInk) return "Less ink than any test digit here has: draw larger, or more.";
   if (percent < 1) return `Cheaper than nearly all test digits${searched}; the mark is their average.`;
   const compared = percent < 50 ? `Cheaper than ${100 - percent}` : `Dearer than ${percent}`;
-  return `${compared} % of the test digits${searched}; the mark is their average.`;
+  const judged = percent >= SCRIBBLE ? ": to this model it is hardly a digit."
+    : percent >= ODD_DIGIT ? ": to this model it is an odd digit, or none." : "; the mark is their average.";
+  return `${compared} % of the test digits${searched}${judged}`;
 }
 
 function describeX() {
   const { mu } = state.posterior, sigma = sigmaOf(state.posterior);
   const source = state.testDigit === null ? "" : `This test digit is a ${data.imageLabels[state.testDigit]}. `;
+  if (state.asking) return "Among which digits does its code lie? Guess below the pad, and the page shows it.";
   const spread = sigma.map(v => numberText(v, 3)).join(", ");
   const long = inkText(state.strokes).length > LONGEST_INK ? " The drawing is too long for the address: a reload or a " +
     "shared link starts without it." : "";
@@ -493,16 +532,17 @@ function describeSearch() {
   const picture = pictureOf(data, mu), covered = sumOf(picture.map((v, i) => v * state.x[i])) / sumOf(state.x);
   const percent = `${Math.round(100 * covered)} %`;
   return meant === null
-    ? `${sentence} If you meant no ${digit}: the picture lies on ${percent} of your ink. The loss knows pixels alone.`
+    ? `${sentence} If you meant another digit than ${digit}: this picture lies on ${percent} of your ink, and the loss ` +
+      "knows pixels alone."
     : sentence + ` This ${meant} comes back as a ${digit}, which lies on ${percent} of its ink: the loss knows pixels alone.`;
 }
 
 let announcement = 0;
 
-/** Tell a screen reader, once things have come to rest. */
+/** Once things have come to rest, tell a screen reader; and look whether something to try is done. */
 function announce(text) {
   clearTimeout(announcement);
-  announcement = setTimeout(() => { $("live").textContent = text(); }, 600);
+  announcement = setTimeout(() => { $("live").textContent = [text(), ...showWhatIsDone()].join(" "); }, 600);
 }
 
 /** What the pad shows and what it costs. */
@@ -517,6 +557,75 @@ function showHint(text) {
   $("hint").textContent = text;
   $("hint").hidden = !text;
   if (text) announce(() => text);
+}
+
+// --------------------------------------------------------------------------------------------------------- what to try
+
+/** The digit among whose kind a code lies and the picture that comes back of it does too, or null. */
+function kindOf(mu) {
+  const own = commonestNear(mu), back = commonestNear(encode(data, pictureOf(data, mu)).mu);
+  return own.most && back.most && own.digit === back.digit ? own.digit : null;
+}
+
+/** What the pad and the walk show of what the reader may try, each with its number. */
+function whatIsSeen() {
+  const { x, strokes, walk, better, guesses } = state, nats = better?.loss ?? lossOfEncoder().total, seen = {};
+  const { mu } = better ?? state.posterior, kind = kindOf(mu);
+  if (strokes.length && kind === 4) seen["try-4"] = `${commonestNear(mu).count} of its ${data.neighbourCount} nearest are 4s`;
+  if (strokes.length && kind === 8 && nats < CHEAP_8) seen["try-8"] = numberText(nats, 1);
+  if (strokes.length && kind !== null && nats > DEAR_DIGIT) seen["try-dear"] = `${numberText(nats, 1)}, as a ${kind}`;
+  if (guesses.running >= GUESSES) seen["try-guess"] = `${guesses.running} in a row`;
+  if (walk?.B) {
+    const losses = lossesOnWalk().map(loss => loss.total), [A, B] = [losses[0], losses[CURVE_PLACES - 1]];
+    const kinds = [mu, walk.A, walk.B].map(commonestNear), top = Math.max(...losses);
+    const alike = kinds.every(({ digit, most }) => most && digit === kinds[0].digit);
+    if (alike && top > Math.max(A, B) + DEARER_ON_THE_WAY) {
+      seen["try-walk"] = `${[A, top, B].map(v => numberText(v, 0)).join(", ")} among ${kinds[0].digit}s`;
+    }
+  }
+  return seen;
+}
+
+/** Keep what is seen, and say what was not before. Not while the reader guesses, nor in the middle of a stroke. */
+function showWhatIsDone() {
+  const { done, drawingPointer, keyPenDown } = state, atRest = drawingPointer === null && !keyPenDown, news = [];
+  for (const [id, number] of Object.entries(atRest && codeIsTold() ? whatIsSeen() : {})) {
+    const text = `Done: ${number}.`;
+    if (!done[id]) news.push(`${$(id).firstElementChild.textContent} ${text}`);
+    done[id] = find(`#${id} .done`).textContent = text;
+  }
+  const all = document.querySelectorAll("#tasks li").length;
+  $("tasks-done").textContent = `${Object.keys(done).length} of ${all} done`;
+  return news;
+}
+
+/** Ask from the next digit on, or no longer; what is told already stays so. */
+function switchGuessing() {
+  $("guess").hidden = !$("guess-first").checked;
+  $("guess-text").textContent = "From your next digit on.";
+  state.asking = false;
+  redraw();
+}
+
+function guess(digit) {
+  const { guesses } = state, { mu } = state.posterior, right = commonestNear(mu).digit === digit;
+  guesses.all++;
+  guesses.right += Number(right);
+  guesses.running = right ? guesses.running + 1 : 0;
+  state.asking = false;
+  $("guess-text").textContent = `You said ${digit}: it lies ${describeNeighbours(mu)}. Right: ${guesses.right} of ${guesses.all}.`;
+  announce(() => `${$("guess-text").textContent} ${xInWords()}`);
+  redraw();
+}
+
+function connectTasks() {
+  for (let digit = 0; digit < 10; digit++) {
+    const button = Object.assign(document.createElement("button"), { type: "button", textContent: digit });
+    button.addEventListener("click", () => guess(digit));
+    $("guess-buttons").append(button);
+  }
+  $("guess-first").addEventListener("change", switchGuessing);
+  showWhatIsDone();
 }
 
 // ---------------------------------------------------------------------------------------------------------- the plane
@@ -756,7 +865,8 @@ function encodePad() {
 
 /** A fast pen moves several times a frame: the networks wait for the next frame. */
 function padHasChanged() {
-  Object.assign(state, { padChanged: true, looksAt: "q" });
+  Object.assign(state, { padChanged: true, looksAt: "q", asking: $("guess-first").checked });
+  $("guess-text").textContent = "";
   announce(xInWords);
   redraw();
 }
@@ -875,7 +985,8 @@ function connectPadToPlane() {
 function showFoundCode(q) {
   encodePad();
   const loss = lossOver(data, state.x, q).total, missed = lossOver(data, state.x, state.posterior).total - loss;
-  state.q = state.better = { ...q, loss, missed };
+  state.better = { ...q, loss, missed };
+  if (missed >= WORTH_NAMING) state.q = state.better;
 }
 
 function returnToEncoder() {
@@ -946,7 +1057,7 @@ function addressOfState() {
   return Object.entries({
     part, view: background !== "dots" && background, snapshot: background === "learning" && String(snapshot),
     digit: testDigit !== null ? String(testDigit) : !strokes.length && "none", ink: ink.length <= LONGEST_INK && ink,
-    found: better && better.missed >= WORTH_NAMING && [...better.mu, ...better.logvar].map(v => v.toFixed(4)).join(","),
+    found: better && [...better.mu, ...better.logvar].join(","),  // exactly, for the picture to stay the same
     walk: walk?.B && `${point(walk.A)},${point(walk.B)}`, z: keptZ !== origin && point(keptZ),
     at: state.x && (keptZ !== origin || looksAt === "z") && looksAt,
   }).filter(([, value]) => value).map(pair => pair.join("=")).join("&");
@@ -1016,6 +1127,8 @@ function start() {
   data = readData();
   setReach();
   grid = createGrid(data, reach);
+  const { images, imageLabels } = data, area = SIDE * SIDE;
+  leastInk = Math.min(...Array.from(imageLabels, (_, i) => sumOf(images.subarray(i * area, (i + 1) * area)) / 255));
   $("pen-width").textContent = PEN_WIDTH;
   $("average").textContent = `The ${data.labels.length.toLocaleString("en")} test digits cost ` +
     `${numberText(data.averageLoss, 1)} nats on average, and ${Math.round(100 * data.shareAmongOwnKind)} % of them lie ` +
@@ -1026,6 +1139,7 @@ function start() {
   connectBackground();
   connectPad();
   connectPadToPlane();
+  connectTasks();
   connectKeys();
   const sizes = new ResizeObserver(redraw);
   for (const canvas of document.querySelectorAll("canvas")) sizes.observe(canvas);

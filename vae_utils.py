@@ -699,19 +699,23 @@ def active_units(q: Normal, threshold: float = 0.01) -> Tensor:
     return q.mu.var(dim=0) > threshold  # a unit that ignores its image sends every mean to the same place
 
 
-def elbo_by_quadrature(model: VAE, x: Tensor, q: Normal, *, nodes: int = 8) -> Tensor:
+def elbo_by_quadrature(model: VAE, x: Tensor, q: Normal, *, nodes: int = 8, batch_size: int = 100) -> Tensor:
     """The ELBO of any `Normal` q of the images x (B, D), with sums in place of draws: (B,).
 
     Gauss-Hermite quadrature: the average over epsilon becomes a weighted sum over a grid of nodes^L fixed ones. With
-    gradients, so that q can be fitted to each image.
+    gradients, so that q can be fitted to each image. batch_size * nodes^L codes are decoded at once.
     """
     _check_normal(q, "elbo_by_quadrature")
     points, weights = (torch.from_numpy(part).to(q.mu) for part in np.polynomial.hermite_e.hermegauss(nodes))
     dims = q.mu.shape[-1]
     epsilon = torch.cartesian_prod(*dims * [points]).view(-1, 1, dims)  # (nodes^L, 1, L)
     weights = torch.cartesian_prod(*dims * [weights / weights.sum()]).view(-1, 1, dims).prod(-1)  # (nodes^L, 1)
-    z = q.mu + torch.exp(0.5 * q.logvar) * epsilon
-    return (weights * (model.log_likelihood(x, z) - model.kl(q, z))).sum(0)
+    bounds = []
+    for images, *numbers in zip(*(part.split(index(batch_size)) for part in (x, *q)), strict=True):
+        own = Normal(*numbers)
+        z = own.mu + torch.exp(0.5 * own.logvar) * epsilon
+        bounds.append((weights * (model.log_likelihood(images, z) - model.kl(own, z))).sum(0))
+    return torch.cat(bounds)
 
 
 def best_gaussian(model: VAE, x: Tensor, starts: Sequence[Normal], *, steps: int = 80, nodes: int = 4) -> Normal:

@@ -23,7 +23,6 @@ from vae_utils import (
     VAE,
     Bernoulli,
     DiagonalNormal,
-    Normal,
     StandardNormal,
     _label_positions,
     _replace_file,
@@ -100,7 +99,7 @@ def show_explorer(path: str | Path, *, embed: bool = False) -> None:
     """
     name = Path(path).as_posix()
     page = f'srcdoc="{escape(Path(path).read_text(encoding="utf-8"))}"' if embed else f'src="{quote(name)}"'
-    frame = f'<iframe {page} title="The explorer" width="100%" height="900" frameborder="0"></iframe>'
+    frame = f'<iframe {page} title="The page" width="100%" height="900" frameborder="0"></iframe>'
     note = f"<p>The page is the file <code>{escape(name)}</code>: download it and open it in a browser.</p>"
     display({"text/html": f"{frame}\n{note}", "text/plain": f"{name}: open it in a browser"}, raw=True)
 
@@ -149,9 +148,8 @@ def _page_data(model: VAE, images: Tensor, labels: Tensor, snapshots: Sequence) 
 def _codes_and_losses(model: VAE, images: Tensor) -> tuple[Tensor, Tensor]:
     """Means of q(z|x), and minus the ELBO of each image by the page's own rule of 3 x 3 points: (N, 2), (N,)."""
     q = encode_dataset(model, images)
-    batches = zip(*(part.split(250) for part in (images.to(q.mu.device), *q)), strict=True)
     with eval_mode(model):
-        return q.mu, torch.cat([-elbo_by_quadrature(model, x, Normal(*own), nodes=3) for x, *own in batches])
+        return q.mu, -elbo_by_quadrature(model, images.to(q.mu.device), q, nodes=3)
 
 
 def _share_among_own_kind(codes: np.ndarray, labels: np.ndarray) -> float:

@@ -22,7 +22,7 @@ MODULE, EXPLORER = "vae_utils.py", "explorer/explorer.py"
 PAGE = [f"explorer/source/{name}" for name in ("explorer.html", "style.css", "model.js", "draw.js", "explorer.js")]
 REPOSITORY = ""  # its public address, such as https://github.com/NAME/REPOSITORY: without one the file links to none
 IMPORT = re.compile(r"^(import|from) (vae_utils|explorer)\b", re.MULTILINE)
-LEFT_BEHIND = re.compile(r"\[([^\]]+)\]\((?!http|attachment:|explorer/|#)([^)]+)\)")  # a link: its text and the file
+LEFT_BEHIND = re.compile(r"\[([^\]]+)\]\((?!http|attachment:|explorer/explorer\.html|#)([^)]+)\)")  # its text, the file
 FOLDED = {"_kg_hide-input": True, "cellView": "form", "jupyter": {"source_hidden": True}}  # Kaggle, Colab, JupyterLab
 
 TITLE = "Variational autoencoders on MNIST"  # Kaggle makes the kernel's address of it

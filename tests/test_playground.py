@@ -112,6 +112,10 @@ def test_a_turned_knob_acts_at_its_step_and_the_address_brings_the_run_back(open
     page.click("label:has-text('mean over pixels')")
     page.uncheck("#noise")
     page.wait_for_function("location.hash.includes('10:beta12,point,mean')")
+    page.check("#noise")  # and the whole KL is paid again
+    page.wait_for_function("location.hash.includes('10:beta12,mean')")
+    page.uncheck("#noise")
+    page.wait_for_function("location.hash.includes('10:beta12,point,mean')")
     train_to(page, 20)
     assert page.evaluate("location.hash") == "#seed=1&from=new&run=0:;10:beta12,point,mean&steps=20"
     shared = open_page(page.evaluate("location.hash.slice(1)"))
@@ -167,11 +171,9 @@ def test_a_garbled_address_opens_the_page_as_at_first(open_page):
 
 
 def row(step, pixels=150.0, kl=5.0, sigma=0.1, outside=0.1, training=140.0):
-    cost = {"kl": kl, "square": 1.0}
-    return {
-        "step": step, "held": cost | {"pixels": pixels}, "training": cost | {"pixels": training},
-        "sigma": sigma, "outside": outside, "sigmaX": 1.0,
-    }  # fmt: skip
+    cost = {"kl": kl, "square": 1.0, "code": kl}
+    held, training = cost | {"pixels": pixels}, cost | {"pixels": training}
+    return {"step": step, "held": held, "training": training, "sigma": sigma, "outside": outside}
 
 
 # What was measured, and which of the answers is then right.
@@ -220,7 +222,6 @@ def test_each_answer_can_be_right_and_a_sentence_says_what_was_measured(open_win
             measured += [205, 1, 99, 784, 16, each["step"] - 150 if (each := next(
                 (r for r in rows if r["step"] > 150 and r["held"]["kl"] > 1), None)) else 0]  # fmt: skip
             measured += [100 * last["held"]["kl"] / first["held"]["kl"]]
-            measured += [last["sigma"] / first["sigma"], first["sigma"] / last["sigma"]]
             for said in re.findall(r"\d+\.?\d*", verdict["says"]):
                 places = len(said.partition(".")[2])
                 near = min(abs(float(said) - value) for value in measured)
@@ -232,13 +233,15 @@ def test_what_the_page_itself_measures_is_what_the_rows_say(open_window):
     worker = open_scripts(open_window, "settings.js")
     generator = torch.Generator().manual_seed(0)
     mu, logvar = 2 * torch.randn(501, 2, generator=generator), torch.randn(501, 2, generator=generator)
-    script = """([mu, logvar]) => rowOf({ step: 3, heldCost: 1, trainingCost: 2, sigmaX: 4,
-        mu: Float64Array.from(mu), logvar: Float64Array.from(logvar) })"""
-    found = worker.evaluate(script, [mu.flatten().tolist(), logvar.flatten().tolist()])
+    script = """([mu, logvar, noise]) => rowOf({ step: 3, settings: { noise }, heldCost: { kl: 1, square: 2 },
+        trainingCost: { kl: 3, square: 4 }, mu: Float64Array.from(mu), logvar: Float64Array.from(logvar) })"""
+    numbers = [mu.flatten().tolist(), logvar.flatten().tolist()]
+    found, pointwise = (worker.evaluate(script, [*numbers, noise]) for noise in (True, False))
     outside = torch.distributions.Chi2(2).cdf(mu.square().sum(1)).gt(0.99).double().mean().item()
     assert found["outside"] == pytest.approx(outside)
     assert found["sigma"] == pytest.approx(logvar.div(2).exp().flatten().sort().values[501].item(), rel=1e-6)
-    assert [found[name] for name in ("step", "held", "training", "sigmaX")] == [3, 1, 2, 4]
+    assert found["step"] == 3
+    assert [each[part]["code"] for each in (found, pointwise) for part in ("held", "training")] == [1, 3, 2, 4]
 
 
 def test_a_question_waits_for_the_guess_plays_and_marks_it(open_page):
@@ -246,18 +249,27 @@ def test_a_question_waits_for_the_guess_plays_and_marks_it(open_page):
     assert page.is_disabled("#play") and page.inner_text("#step-text") == "step 0"
     page.click("#answers button >> nth=0")
     wait_for(page, 150)
-    text = page.inner_text("#question-text")
-    right = page.locator("#answers [data-right]").inner_text()
+    text, asked = page.inner_text("#verdict"), page.inner_text("#question-text")
+    right, wrong = (page.inner_text(f"#answers [data-mark={mark}]") for mark in ("right", "wrong"))
+    assert wrong == page.inner_text("#answers button >> nth=0") != right
     assert text.startswith(f"It was: {right}.") and page.inner_text("#live") == text
-    assert f"ended at {page.inner_text('#formula .code small')[:3]}" in text
     measured = page.inner_text("#cost .pixels").split()[-1]
-    assert f"{float(measured):.0f} at the end" in text
-    page.click("#again")  # the same run, and the same verdict
+    assert f"at the end {float(measured):.0f};" in text
+    page.click("#again")  # the same run, and the same verdict, which was not there meanwhile
     wait_for(page, 0)
+    assert page.inner_text("#verdict") == "" and page.locator("#answers [data-mark]").count() == 0
     wait_for(page, 150)
-    assert page.inner_text("#question-text") == text
-    page.click("#beta-marks button:has-text('4') >> nth=0")
-    assert page.locator("#answers button").count() == 0 and page.is_enabled("#play")
+    assert page.inner_text("#verdict") == text and page.inner_text("#question-text") == asked
+    page.reload()
+    page.wait_for_selector("#answers [data-mark=right]")
+    assert page.inner_text("#verdict") == text
+    page.click("#again")
+    page.wait_for_function("parseInt(document.getElementById('step-text').textContent.slice(5)) >= 10")
+    page.click("#beta-marks button:has-text('4') >> nth=0")  # in the middle: training goes on, past the question's end
+    page.wait_for_function("document.querySelectorAll('#answers button').length === 0")
+    page.wait_for_function("parseInt(document.getElementById('step-text').textContent.slice(5)) >= 170")
+    page.click("#play")
+    page.wait_for_function("document.getElementById('play').textContent === 'Train'")
 
 
 def test_the_readers_own_digit_is_encoded_and_costs_something(open_page):
@@ -274,14 +286,17 @@ def test_the_readers_own_digit_is_encoded_and_costs_something(open_page):
     others = rows.nth(1).inner_text()
     page.click("#other-digits")
     page.wait_for_function("text => document.querySelectorAll('.digit p')[1].innerText !== text", arg=others)
+    assert page.locator(".pad").bounding_box() == box  # it has not moved under the hand
     page.click("#clear")
     page.wait_for_function("document.querySelector('.digit p').textContent.includes('draw')")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("width", "height"), [(390, 844), (768, 1024), (1280, 800), (1440, 900)])
+@pytest.mark.parametrize(
+    ("width", "height"), [(390, 844), (640, 800), (768, 1024), (900, 800), (1280, 800), (1440, 900)]
+)
 def test_nothing_is_cut_off_or_faint_and_all_is_on_one_screen(scheme, width, height, open_page):
-    page = open_page("question=beta4", width=width, height=height, color_scheme=scheme)
+    page = open_page("run=0:squares1", width=width, height=height, color_scheme=scheme)  # with all knobs
     assert page.evaluate(CUT_OFF) == [] and faint(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     if width >= 1280:
@@ -289,7 +304,7 @@ def test_nothing_is_cut_off_or_faint_and_all_is_on_one_screen(scheme, width, hei
             "all => all.map(e => e.getBoundingClientRect().bottom)"
         )
         assert max(bottoms) <= height
-    if width < 860:  # the buttons are in reach wherever the reader is
+    if width < 900:  # the buttons are in reach wherever the reader is
         page.evaluate("scrollTo(0, 500)")
         assert page.locator("#play").bounding_box()["y"] > height - 110
 

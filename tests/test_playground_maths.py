@@ -6,6 +6,7 @@ from base64 import b64decode
 import pytest
 import torch
 from small_playground import BUILT, open_scripts, parameters_of, unpacked
+from torch import nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 import vae_utils as vae
@@ -116,11 +117,16 @@ def test_each_digit_and_the_tug_of_war(training):
     torch.testing.assert_close(torch.cat([mu, logvar], 1), torch.cat([*q], 1), atol=1e-4, rtol=0)
     torch.testing.assert_close((pixels + code)[:, 0], cost, atol=1e-3, rtol=0)
     torch.testing.assert_close(summed, pixels, atol=1e-3, rtol=0)
-    for one in found["tug"]:
-        wider = vae.Normal(q.mu[:1], q.logvar[:1] + 2 * math.log(one["times"]))
-        with torch.no_grad():
-            kl, cost = vae.kl_divergence(*wider).item(), -vae.elbo_by_quadrature(model, x[:1], wider, nodes=3).item()
-        assert [one["code"], one["pixels"] + one["code"]] == pytest.approx([kl, cost], abs=1e-3)
+    squares = training.evaluate(script, VAE | {"pixels": "gaussian", "price": "mu"})
+    pictures = nn.Sequential(model.decoder, nn.Sigmoid())
+    gaussian = vae.VAE(model.encoder, pictures, 2, likelihood=vae.Gaussian(1.0)).double()  # log sigma_x is 0 in load
+    for twin, tug in ((model, found["tug"]), (gaussian, squares["tug"])):
+        for one in tug:
+            wider = vae.Normal(q.mu[:1], q.logvar[:1] + 2 * math.log(one["times"]))
+            with torch.no_grad():
+                kl, cost = vae.kl_divergence(*wider).item(), -vae.elbo_by_quadrature(twin, x[:1], wider, nodes=4).item()
+            code = kl if twin is model else (q.mu[0] ** 2).sum().item() / 2
+            assert [one["code"], one["pixels"]] == pytest.approx([code, cost - kl], abs=1e-3)
     without = training.evaluate(script, VAE | {"noise": False, "price": "mu"})["each"][0]
     with torch.no_grad():
         at_mu = -model.log_likelihood(x[:1], q.mu[:1]).item()

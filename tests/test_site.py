@@ -69,13 +69,14 @@ def links(page):
 def test_every_link_leads_to_a_file_or_an_anchor_and_every_page_to_the_start_page(site, pages):
     broken, reached = [], {site / "index.html"}
     for path, page in pages.items():
-        assert path.name in ("index.html", "explorer.html") or page.find("a", string="Start page")
+        assert path.name in ("index.html", "explorer.html", "playground.html") or page.find("a", string="Start page")
         for place in map(urlsplit, links(page)):
             if place.scheme:
                 continue
             target = Path(os.path.normpath(path.parent / unquote(place.path))) if place.path else path
             reached.add(target)
-            state = target.name == "explorer.html" and {"view"} <= parse_qs(place.fragment, strict_parsing=True).keys()
+            names = {"explorer.html": "view", "playground.html": "question"}  # what an address with a state must have
+            state = target.name in names and names[target.name] in parse_qs(place.fragment, strict_parsing=True)
             anchored = not place.fragment or state or pages[target].find(id=unquote(place.fragment))
             if not target.is_file() or not anchored:
                 broken.append((path.name, place))
@@ -198,31 +199,33 @@ FITS = """innerHeight === document.documentElement.scrollHeight && innerHeight >
     && innerWidth === document.documentElement.scrollWidth"""
 
 
-def test_the_explorer_comes_alive_beside_a_picture_and_its_frame_is_as_tall_as_its_content(address, open_window):
+def test_a_page_comes_alive_beside_a_picture_and_its_frame_is_as_tall_as_its_content(address, open_window):
     page, asked = open_window(address), []
-    page.on("request", lambda request: "explorer.html" in request.url and asked.append(request.url.split("#")[0]))
+    page.on("request", lambda request: "explorer/" in request.url and asked.append(request.url.split("#")[0]))
     page.goto(address + "notebook.html")
-    figures = page.locator("figure:has(figcaption)").all()
-    assert len(figures) == len(SITE["LIVE"]) > 4 and asked == []
-    for place in (0, 1, -1):  # both parts beside a picture, one part, and without a picture
-        figure, (state, text) = figures[place], [*SITE["LIVE"].values()][place]
+    figures, live_places = page.locator("figure:has(figcaption)").all(), [*SITE["LIVE"].values()]
+    pages, alone = [link.split("#")[0] for link, _ in live_places], [*SITE["LIVE"]].index("explorer")
+    assert len(figures) == len(live_places) > 4 and asked == []
+    # The explorer beside a picture, one part of it, the playground, and the explorer where there is no picture.
+    for place in (0, 1, pages.index("explorer/playground.html"), alone):
+        figure, (link, text) = figures[place], live_places[place]
         figure.scroll_into_view_if_needed()
         if live := figure.get_by_role("button", name="Live").all():
             live[0].press("Enter")
-        assert figure.locator("iframe").get_attribute("src") == f"{address}explorer/explorer.html#{state}"
+        assert figure.locator("iframe").get_attribute("src") == address + link
         assert figure.locator("iframe").get_attribute("title") == text and figure.locator("img:visible").count() == 0
         frame = figure.locator("iframe").element_handle().content_frame()
         for width in (1280, 390):
             page.set_viewport_size({"width": width, "height": 800})
-            frame.wait_for_function(f"window.explorer && {FITS}")
+            frame.wait_for_function(f"(window.explorer || document.querySelector('#cost b')) && {FITS}")
         for picture in figure.get_by_role("button", name="Picture").all():
             picture.press("Enter")
             assert figure.locator("img").is_visible() and figure.locator("iframe").count() == 0
-    assert {*asked} == {address + "explorer/explorer.html"}
+    assert {*asked} == {address + page for page in pages}
 
 
 def test_without_javascript_the_pictures_stand_and_lead_to_the_explorer(address, open_window):
     page = open_window(address + "notebook.html", 390, java_script_enabled=False)
-    states = [link.get_attribute("href").split("#")[1] for link in page.locator("figure a").all()]
-    assert [unescape(state) for state in states] == [state for state, _ in SITE["LIVE"].values()]
+    links = [link.get_attribute("href") for link in page.locator("figure a").all()]
+    assert [unescape(link) for link in links] == [link for link, _ in SITE["LIVE"].values()]
     assert all(picture.is_visible() for picture in page.locator("img").all()) and page.locator("iframe").count() == 0

@@ -1,4 +1,4 @@
-"""Write the website: a start page, the notebook as an article, the explorer, and every file that these link to.
+"""Write the website: a start page, the notebook as an article, the pages that compute, and all that these link to.
 
     pip install nbconvert ziamath
     python website/build.py [FOLDER]
@@ -37,13 +37,25 @@ START = PurePosixPath("index.html")
 EXPLORER = PurePosixPath("explorer/explorer.html")
 SINGLE_FILE = PurePosixPath("kaggle/Variational-Autoencoder.ipynb")  # the notebook with all that it imports
 
-# Cells of the notebook beside whose picture the explorer can be opened: in which state, and what to do there.
+PLAYGROUND = PurePosixPath("explorer/playground.html")
+# Cells of the notebook beside whose picture one of the two pages can be opened: in which state, and what to do there.
 LIVE = {
-    "kl-picture": ("view=dots&part=plane", "Move over the map: the decoder paints what it makes of each place."),
-    "loss-picture": ("view=loss&digit=147", "Another 4 that comes back as a 9, in grey. Draw your own."),
-    "learning": ("view=learning&part=plane", "Move through the epochs by hand, and see what the codes do."),
-    "walk": ("view=dots&part=plane&walk=0.9,1.3,1.2,-0.6", "Walk along the line, or choose two points of your own."),
-    "explorer": ("view=dots", "The model of this page, in your browser."),
+    "kl-picture": (
+        f"{EXPLORER}#view=dots&part=plane",
+        "Move over the map: the decoder paints what it makes of each place.",
+    ),
+    "loss-picture": (f"{EXPLORER}#view=loss&digit=147", "Another 4 that comes back as a 9, in grey. Draw your own."),
+    "learning": (f"{EXPLORER}#view=learning&part=plane", "Move through the epochs by hand, and see what the codes do."),
+    "walk": (
+        f"{EXPLORER}#view=dots&part=plane&walk=0.9,1.3,1.2,-0.6",
+        "Walk along the line, or choose two points of your own.",
+    ),
+    "explorer": (f"{EXPLORER}#view=dots", "The model of this page, in your browser."),
+    "mistake": (
+        f"{PLAYGROUND}#question=mean",
+        "A trained model goes on with this loss: guess what its pixels will cost.",
+    ),
+    "beta-picture": (f"{PLAYGROUND}#question=beta40", "Turn β yourself while a small model learns."),
 }
 
 FONT_SIZE = 18  # pixels; the formulas are drawn for it, and their sizes are then given in em
@@ -163,7 +175,8 @@ def follow_links(html: str, source: PurePosixPath) -> tuple[str, list[PurePosixP
 def build(folder: Path) -> None:
     templates = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, undefined=StrictUndefined)
     templates.filters |= {"markdown": markdown, "python": python, "picture_size": picture_size}
-    templates.globals |= {"repository": repository(), "explorer": EXPLORER, "notebook": NOTEBOOK, "live": LIVE}
+    templates.globals |= {"repository": repository(), "explorer": EXPLORER, "playground": PLAYGROUND}
+    templates.globals |= {"notebook": NOTEBOOK, "live": LIVE}
     templates.globals |= {"single_file": SINGLE_FILE if (ROOT / SINGLE_FILE).is_file() else None}
 
     html, waiting = follow_links(templates.get_template("start.html").render(), START)

@@ -197,13 +197,14 @@ export function drawAxes(plane) {
   const { context, width, reach } = plane, quiet = cssColour("--quiet");
   context.strokeStyle = cssColour("--line");
   context.lineWidth = 1;
-  for (let tick = -Math.floor(reach); tick <= reach; tick++) {
+  const step = width / reach < 52 ? 2 : 1, most = step * Math.floor(reach / step);  // so that labels do not touch
+  for (let tick = -most; tick <= most; tick += step) {
     const [x, y] = toPixels(plane, [tick, tick]), text = String(tick).replace("-", "−");
     context.beginPath();
     context.moveTo(x, width); context.lineTo(x, width - 5);
     context.moveTo(0, y); context.lineTo(5, y);
     context.stroke();
-    if (x < width - 32) drawLabel(plane, text, [[x, width - 14]], quiet);
+    if (x > 12 && x < width - 32) drawLabel(plane, text, [[x, width - 14]], quiet);
     if (y > 30 && y < width - 30) drawText(context, text, 15, y, quiet);
   }
   drawText(context, "z₁", width - 14, width - 14, quiet);
@@ -267,13 +268,13 @@ export function drawPoint(plane, z, label) {
 /**
  * The ellipse that holds 95 % of a q(z|x), on a plane of `scale` pixels a unit.
  * @param {CanvasRenderingContext2D} context @param {Posterior} q
- * @param {number} x @param {number} y @param {number} scale
+ * @param {number} x @param {number} y @param {number} scale @param {string} opacity  of its inside, two hex digits
  */
-export function drawEllipse(context, q, x, y, scale) {
+export function drawEllipse(context, q, x, y, scale, opacity = "59") {
   const [a, b] = sigmaOf(q).map(sigma => RADIUS_95 * sigma * scale);
   context.beginPath();
   context.ellipse(x, y, a, b, 0, 0, 2 * Math.PI);
-  context.fillStyle = cssColour("--q") + "59";
+  context.fillStyle = cssColour("--q") + opacity;
   context.fill();
   context.lineWidth = 2;
   context.strokeStyle = cssColour("--q");

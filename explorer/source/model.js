@@ -20,7 +20,7 @@ const SEARCH_SLICE = 8;              // milliseconds in which the search compute
 /** @typedef {ArrayLike<number>} Numbers */
 /** @typedef {number[]} Code  a place z of the plane */
 /** @typedef {number[][]} Stroke  points from 0 to 1 across the pad; y grows downwards */
-/** @typedef {{ weight: Float32Array, bias: Float32Array }} Layer  weight: (outputs, inputs), by rows */
+/** @typedef {{ weight: Numbers, bias: Numbers }} Layer  weight: (outputs, inputs), by rows */
 /** @typedef {{ encoder: Layer[], decoder: Layer[] }} Model */
 /** @typedef {{ mu: number[], logvar: number[] }} Posterior  q(z|x), a normal distribution without correlations */
 /**

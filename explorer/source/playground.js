@@ -7,7 +7,7 @@ import {
 } from "./draw.js";
 import { imageOfStrokes, SIDE, unpackBytes } from "./model.js";
 import {
-  asAddress, consistent, DIGITS, eventsOf, fromAddress, QUESTIONS, rowOf, settingsAt } from "./settings.js";
+  asAddress, consistent, DIGITS, eventsOf, fromAddress, LARGEST_SEED, QUESTIONS, rowOf, settingsAt } from "./settings.js";
 
 const REACH = 8.4;                  // the map goes from -REACH to REACH
 const ELLIPSES = 30;
@@ -36,68 +36,99 @@ const tell = (task, more = {}) => worker.postMessage({ task, ...more });
 
 // ---------------------------------------------------------------------------------------------------------- the state
 
-/** @type {Run} */
-let run = fromAddress("");
-let runNumber = 0, playing = false, arrived = 0;
+let /** @type {Run} */ run;                                             // as the address has it
+let runNumber = 0, playing = false, target = Infinity;                  // where the worker will stop
 let /** @type {any} */ now = null, /** @type {any} */ before = null;     // the last two reports
-let /** @type {Row[]} */ rows = [], /** @type {Row[]} */ ghost = [];      // of this run, and of the one before
-let question = null, guess = null, answered = false;
-let /** @type {number[]} */ places = [0, 1, 2, 3];
+let arrived = 0;                                                        // when the last one came
+let /** @type {(Row & { from: string })[]} */ rows = [], ghost = rows;  // of this run, and of the one before
+let /** @type {import("./settings.js").Question | null} */ question = null;
+let /** @type {number | null} */ guess = null;
+let /** @type {number[]} */ places = [];
 let /** @type {number[][][]} */ strokes = [], /** @type {Float32Array | null} */ own = null;
 
-/** The settings that the knobs show. */
-const settings = () => settingsAt(now?.run === runNumber ? now.events : run.events, now?.run === runNumber ? now.step : 0);
+let /** @type {Settings | null} */ wanted = null;                       // of which the worker has not reported yet
 
-/** Begin anew: go to step `steps`, and on if `goOn`. */
-function begin({ goOn = false } = {}) {
+/** The settings that the knobs show. */
+const settings = () => wanted ?? (now?.run === runNumber ? now.settings : settingsAt(run.events, 0));
+
+/** Begin anew, and train until step `steps`. @param {number} steps */
+function begin(steps) {
   if (rows.length > 1) ghost = rows;
-  [rows, before] = [[], null];
+  [rows, before, wanted] = [[], null, null];
   runNumber++;
-  const end = goOn ? undefined : run.steps;
-  playing = goOn || run.steps > 0;
-  tell("start", { seed: run.seed, from: run.from, events: run.events, run: runNumber, until: end ?? Infinity });
+  tell("start", { seed: run.seed, from: run.from, events: run.events, run: runNumber, until: steps });
+  [playing, target] = [steps > 0, steps];
+  showControls();
+}
+
+/** @param {number} steps */
+function trainUntil(steps) {
+  [playing, target] = [true, steps];
+  tell("run", { until: steps });
   showControls();
 }
 
 /** @param {Settings} next */
 function change(next) {
-  forgetQuestion();
-  tell("change", { settings: consistent(next) });
+  if (question) {
+    forgetQuestion();
+    if (playing) trainUntil(Infinity);
+  }
+  wanted = consistent(next);
+  tell("change", { settings: wanted });
 }
 
-function play() {
-  playing = !playing;
-  if (playing) tell("run", { until: question && now.step < question.steps ? question.steps : undefined });
-  else tell("pause");
+function playOrPause() {
+  if (!playing) return trainUntil(question && now.step < question.steps ? question.steps : Infinity);
+  playing = false;
+  tell("pause");
   showControls();
 }
 
+/** From the same weights: a question by its plan, else with the settings of now. */
 function again() {
-  // A reader who has turned the knobs wants the settings of now from the beginning; a question keeps its plan.
-  const events = question ? eventsOf(question) : [{ step: 0, settings: settings() }];
-  run = { ...run, events, steps: question && answered ? question.steps : 0 };
-  begin({ goOn: playing && !question });
+  if (question) {
+    byId("verdict").textContent = "";
+    for (const each of byId("answers").children) delete each.dataset.mark;
+    run = { ...run, events: eventsOf(question) };
+    return begin(guess === null ? 0 : question.steps);
+  }
+  run = { ...run, events: [{ step: 0, settings: settings() }] };
+  begin(playing ? Infinity : 0);
 }
 
 worker.onmessage = ({ data: report }) => {
   if (report.run !== runNumber) return;  // of a run that has been given up
   [before, now, arrived] = [now?.run === report.run ? now : null, report, performance.now()];
-  run = { ...run, events: report.events };
-  const row = rowOf(report);
-  rows = [...rows.filter(other => other.step < row.step), row];
-  const ends = question && answered ? question.steps : run.steps;
-  if (playing && ends && report.step === ends) playing = false;
-  if (!playing) remember();
-  if (question && answered && report.step === question.steps) markGuess();
+  run = { ...run, events: report.events, steps: report.step };
+  if (JSON.stringify(report.settings) === JSON.stringify(wanted)) wanted = null;
+  rows = [...rows.filter(({ step }) => step < report.step), { ...rowOf(report), from: run.from }];
+  if (report.step >= target) playing = false;
+  if (question && guess !== null && report.step === question.steps) markGuess();
+  remember();
   show();
 };
 
 /** The address holds what brings the page back to where it is. */
 function remember() {
-  run = { ...run, steps: now.step };
+  const asked = question && `question=${question.id}&seed=${run.seed}${guess === null ? "" : `&guess=${guess}`}`;
   try {
-    history.replaceState(null, "", `#${question && !answered ? `question=${question.id}` : asAddress(run)}`);
+    history.replaceState(null, "", `#${asked ?? asAddress(run)}`);
   } catch {}  // the frame of a notebook has no address of its own
+}
+
+/** What the address asks for: a question, with its answer if it has one, or a run. */
+function openAddress() {
+  const { asked, guess: answer, ...given } = fromAddress(location.hash.slice(1));
+  const found = QUESTIONS.find(({ id }) => id === asked);
+  run = given;
+  if (found) {
+    ask(found);
+    if (answer !== null && answer < found.answers.length) guessIt(answer);
+    return;
+  }
+  forgetQuestion();
+  begin(run.steps);
 }
 
 // ------------------------------------------------------------------------------------------------------ the questions
@@ -107,40 +138,41 @@ const say = text => { byId("live").textContent = text; };
 
 /** @param {import("./settings.js").Question} chosen */
 function ask(chosen) {
-  [question, guess, answered] = [chosen, null, false];
+  [question, guess] = [chosen, null];
   run = { seed: run.seed, from: chosen.from, events: eventsOf(chosen), steps: 0 };
-  begin();
   byId("question-text").textContent = chosen.asks;
+  byId("verdict").textContent = "";
   byId("answers").replaceChildren(...chosen.answers.map((answer, i) => button(answer, () => guessIt(i))));
   markPressed();
+  begin(0);
 }
 
 /** @param {number} i */
 function guessIt(i) {
-  if (answered) return;
-  [guess, answered] = [i, true];
+  if (guess !== null) return;
+  guess = i;
   for (const [k, each] of [...byId("answers").children].entries()) {
     each.setAttribute("aria-pressed", String(k === i));
     each.disabled = k !== i;
   }
-  playing = true;
-  tell("run", { until: question.steps });
+  trainUntil(question.steps);
   say(`Your guess: ${question.answers[i]}. Training for ${question.steps} steps.`);
-  showControls();
 }
 
 function markGuess() {
-  const { right, says } = question.judge(rows, data.averageDigit);
+  const { right, says } = question.judge(rows, data.averageDigit), answers = byId("answers").children;
+  answers[guess].dataset.mark = "wrong";
+  answers[right].dataset.mark = "right";
   const text = `${right === guess ? "You were right." : `It was: ${question.answers[right]}.`} ${says}`;
-  byId("answers").children[right].dataset.right = "";
-  byId("question-text").textContent = text;
+  byId("verdict").textContent = text;
   say(text);
 }
 
 function forgetQuestion() {
   if (!question) return;
-  question = null;
-  byId("question-text").textContent = "Your own settings. Press Train, or ask a question.";
+  [question, guess] = [null, null];
+  byId("question-text").textContent = "Your own settings. A button asks the next question.";
+  byId("verdict").textContent = "";
   byId("answers").replaceChildren();
   markPressed();
 }
@@ -162,9 +194,13 @@ function button(text, onclick) {
 const betaOf = position => (position === 0 ? 0 : SMALLEST_BETA * (40 / SMALLEST_BETA) ** ((position - 1) / 99));
 const positionOf = beta => (beta === 0 ? 0 : Math.max(1, 1 + 99 * Math.log(beta / SMALLEST_BETA) / Math.log(40 / SMALLEST_BETA)));
 const rounded = value => Number(value.toPrecision(value < 1 ? 2 : 3));  // so that each step of the slider is another
+const check = (name, value) => { document.querySelector(`input[name="${name}"][value="${value}"]`)["checked"] = true; };
 const chosen = name => document.querySelector(`input[name="${name}"]:checked`)?.getAttribute("value");
 
-function fromKnobs() {
+/** @param {Event} [event] */
+function fromKnobs(event) {
+  // With sigma the whole KL has a meaning again.
+  if (event?.target === byId("noise")) check("price", byId("noise").checked ? "kl" : "mu");
   const marked = BETA_MARKS.find(mark => Math.round(positionOf(mark)) === Number(byId("beta").value));
   change({
     beta: marked ?? rounded(betaOf(Number(byId("beta").value))),
@@ -179,7 +215,6 @@ function fromKnobs() {
 
 function showKnobs() {
   const { beta, noise, price, pixels, sigmaX, mean, digits } = settings();
-  const check = (name, value) => { document.querySelector(`input[name="${name}"][value="${value}"]`)["checked"] = true; };
   if (document.activeElement !== byId("beta")) byId("beta").value = String(Math.round(positionOf(beta)));
   byId("beta-value").textContent = String(beta);
   byId("noise").checked = noise;
@@ -190,7 +225,7 @@ function showKnobs() {
   byId("sigma-x-knob").hidden = pixels !== "gaussian";
   byId("learned").checked = sigmaX === null;
   byId("sigma-x").disabled = sigmaX === null;
-  if (sigmaX !== null) byId("sigma-x").value = String(sigmaX);
+  if (document.activeElement !== byId("sigma-x")) byId("sigma-x").value = String(sigmaX ?? now?.sigmaX ?? 1);
   byId("sigma-x-value").textContent = (sigmaX ?? now?.sigmaX ?? 1).toFixed(2);
   const used = Math.min(digits, imageCount), place = counts.indexOf(used);
   byId("digit-count").value = String(place < 0 ? counts.length - 1 : place);
@@ -209,15 +244,15 @@ function showFormula() {
   const of = noise ? "μ + σ·ε" : "μ + <s>σ·ε</s>";
   byId("formula").innerHTML = [
     part("loss", number(trained, mean ? 3 : 1)), part("=", ""),
-    part(`${mean ? "mean" : "Σ"} ${pixel}`, number(mean ? cost / SIDE ** 2 : cost, mean ? 3 : 1), "pixels"),
+    part(`${mean ? "mean" : "Σ"} ${pixel}`, number(mean && cost !== null ? cost / SIDE ** 2 : cost, mean ? 3 : 1), "pixels"),
     part("+", ""), part(off("β ·", beta > 0), String(beta)),
     part(off(`½ Σ (μ² ${off("+ σ² − 1 − log σ²", price === "kl")})`, beta > 0), number(code, 2), "code"),
     part(`with z = ${of}`, pixels === "gaussian" ? `σₓ = ${number(sigmaX ?? now.sigmaX, 2)}` : ""),
   ].join("");
-  const { pixels: held, kl, square } = now.heldCost, second = noise ? kl : square;
-  byId("cost").innerHTML = `A held-out digit costs <b class="pixels">pixels ${number(held, 1)}</b> + ` +
-    `<b class="code">${noise ? "KL" : "μ²/2"} ${number(second, 1)}</b> = ${number(held + second, 1)} nats; the average ` +
-    `digit, painted for all, ${number(data.averageDigit, 0)}.`;
+  const { pixels: held, code: second } = rows[rows.length - 1].held, tenths = value => Math.round(10 * value) / 10;
+  byId("cost").innerHTML = `Whatever is trained, a digit costs <b class="pixels">pixels ${number(held, 1)}</b> + ` +
+    `<b class="code">${noise ? "KL" : "μ²/2"} ${number(second, 1)}</b> = ${number(tenths(held) + tenths(second), 1)} nats; ` +
+    `the average digit, painted for all, ${number(data.averageDigit, 0)}.`;
 }
 
 // --------------------------------------------------------------------------------------------------------- the pictures
@@ -237,7 +272,7 @@ function drawMap(share) {
     for (let i = 0; i < ELLIPSES; i++) {
       const q = { mu: [mu[2 * i], mu[2 * i + 1]], logvar: [logvar[2 * i], logvar[2 * i + 1]] };
       const [x, y] = toPixels(plane, q.mu);
-      drawEllipse(context, q, x, y, scale);
+      drawEllipse(context, q, x, y, scale, "20");  // collapsed ones all lie on each other
     }
   }
   for (let i = 0; i < mu.length / 2; i++) {
@@ -265,8 +300,8 @@ function drawArrow(context, width, x, y) {
 
 function showMap() {
   const { sigma, outside } = rows[rows.length - 1];
-  byId("map-text").textContent = (settings().noise ? `Median σ ${number(sigma, 3)}. ` : "No σ: a code is a point. ") +
-    `Outside the outermost circle: ${Math.round(100 * outside)} %.`;
+  byId("map-text").textContent = (settings().noise ? `Purple: q(z|x) of ${ELLIPSES}. Median σ ${number(sigma, 3)}, `
+    : "No σ: a code is a point, ") + `${Math.round(100 * outside)} % outside the circles.`;
 }
 
 /** Rows of a digit: as it is, as it comes back, what each pixel costs. The first is the reader's. */
@@ -283,7 +318,6 @@ function makeDigits() {
     row.append(document.createElement("p"));
     if (i) return row;
     row.children[0].className = "pad";
-    row.append(Object.assign(button("Clear", () => { strokes = []; seeStrokes(); }), { id: "clear" }));
     return row;
   }));
 }
@@ -299,7 +333,7 @@ function showDigits() {
     text.innerHTML = each ? `<b class="pixels">pixels ${number(each.pixels, 1)}</b><br><b class="code">${code} ` +
       `${number(each.code, 1)}</b>` : "← draw one here";
   });
-  byId("clear").hidden = !own;
+  byId("clear").style.visibility = own ? "visible" : "hidden";  // it keeps its room, so that the pad does not move
 }
 
 function drawSamples() {
@@ -324,9 +358,9 @@ function ticks(low, high, count) {
 /**
  * Axes in a part of a canvas, and what takes numbers to pixels.
  * @param {CanvasRenderingContext2D} context @param {{ left: number, top: number, right: number, bottom: number }} box
- * @param {[number, number]} xs @param {[number, number]} ys @param {{ x?: string, y?: string, labels?: [number, string][] }} names
+ * @param {[number, number]} xs @param {[number, number]} ys @param {{ x?: string | null, labels?: [number, string][] | null }} names
  */
-function axes(context, { left, top, right, bottom }, xs, ys, { x: xName = "", y: yName = "", labels = null }) {
+function axes(context, { left, top, right, bottom }, xs, ys, { x: xName = "", labels = null }) {
   const toX = x => left + (x - xs[0]) / (xs[1] - xs[0]) * (right - left);
   const toY = y => bottom - (y - ys[0]) / (ys[1] - ys[0]) * (bottom - top);
   context.save();
@@ -336,7 +370,7 @@ function axes(context, { left, top, right, bottom }, xs, ys, { x: xName = "", y:
   context.lineWidth = 1;
   context.strokeRect(left, top, right - left, bottom - top);
   context.textAlign = "right";
-  for (const y of ticks(...ys, 3)) context.fillText(String(y), left - 4, toY(y));
+  for (const y of ticks(...ys, 3)) context.fillText(String(y), left - 4, Math.max(top + 5, toY(y)));
   context.textAlign = "center";
   if (xName !== null) {
     for (const [x, text] of labels ?? ticks(...xs, 4).map(x => /** @type {[number, string]} */ ([x, x.toLocaleString("en")]))) {
@@ -363,15 +397,7 @@ function axes(context, { left, top, right, bottom }, xs, ys, { x: xName = "", y:
     context.arc(toX(x), toY(y), 4, 0, 2 * Math.PI);
     context.fill();
   };
-  const done = () => {  // the name last, with a rim of paper, since lines may lie below it
-    context.textAlign = "right";
-    context.lineWidth = 4;
-    context.strokeStyle = cssColour("--paper");
-    context.strokeText(yName, right - 4, top + 8);
-    context.fillText(yName, right - 4, top + 8);
-    context.restore();
-  };
-  return { line, point, done };
+  return { line, point, done: () => context.restore() };
 }
 
 /** From the least to the largest of some numbers, at least so far apart, and a little room. */
@@ -380,38 +406,37 @@ function span(values, least, from = -Infinity) {
   return /** @type {[number, number]} */ ([Math.max(from, low - room), high + room]);
 }
 
-/** What the code costs in a row: its KL, or the pull where z is mu. @param {Row} row @param {"held" | "training"} of */
-const codeOf = (row, of = "held") => (settingsAt(run.events, row.step).noise ? row[of].kl : row[of].square);
+/** New weights begin far above everything that follows. @param {{ step: number, from: string }} row */
+const settled = ({ step, from }) => from === "trained" || step >= 20;
 
 function drawCourse() {
   const { context, width } = clearCanvas(byId("course")), height = byId("course").clientHeight;
   const end = Math.max(100, rows[rows.length - 1].step), shown = [...rows, ...ghost.filter(({ step }) => step <= end)];
   const xs = /** @type {[number, number]} */ ([0, end]), middle = Math.round(0.58 * height);
-  // New weights begin far above everything that follows.
-  const later = shown.filter(({ step }) => step >= (run.from === "new" ? 20 : 0)).concat(rows.slice(-1));
+  const later = shown.filter(settled).concat(rows.slice(-1));
   const panels = [
-    { top: 2, bottom: middle - 8, name: "pixels", colour: "--pixels", value: (row, of) => row[of].pixels, xName: null, least: 30 },
-    { top: middle + 1, bottom: height - 18, name: "code", colour: "--code", value: codeOf, xName: "steps", least: 1 },
+    { top: 2, bottom: middle - 8, name: "pixels", xName: null, least: 30 },
+    { top: middle + 1, bottom: height - 18, name: "code", xName: "steps", least: 1 },
   ];
-  for (const { top, bottom, name, colour, value, xName, least } of panels) {
-    const values = later.flatMap(row => (ghost.includes(row) ? [row.held[name] ?? row.held.kl] : [value(row, "held"), value(row, "training")]));
+  for (const { top, bottom, name, xName, least } of panels) {
+    const colour = `--${name}`, values = later.flatMap(row => [row.held[name], row.training[name]]);
     const ys = span(name === "pixels" ? [...values, data.averageDigit] : [0, ...values], least, 0);
-    const chart = axes(context, { left: 40, top, right: width - 4, bottom }, xs, ys, { x: xName, y: name });
+    const chart = axes(context, { left: 40, top, right: width - 4, bottom }, xs, ys, { x: xName });
     if (name === "pixels") chart.line([[0, data.averageDigit], [end, data.averageDigit]], "--ink", 1, [6, 4]);
     for (const { step } of run.events) if (step > 0) chart.line([[step, ys[0]], [step, ys[1]]], "--quiet", 1);
-    chart.line(ghost.map(row => [row.step, name === "pixels" ? row.held.pixels : row.held.kl]), "--line", 3);
-    chart.line(rows.map(row => [row.step, value(row, "training")]), colour, 1.5, [2, 3]);
-    chart.line(rows.map(row => [row.step, value(row, "held")]), colour, 2.5);
+    chart.line(ghost.map(row => [row.step, row.held[name]]), "--line", 3);
+    chart.line(rows.map(row => [row.step, row.training[name]]), colour, 1.5, [2, 3]);
+    chart.line(rows.map(row => [row.step, row.held[name]]), colour, 2.5);
     chart.done();
   }
 }
 
 function drawRate() {
   const { context, width } = clearCanvas(byId("rate")), height = byId("rate").clientHeight;
-  const points = list => list.filter(({ step }) => step >= 10 || rows.length < 3).map(row => [codeOf(row), row.held.pixels]);
-  const all = [...points(rows), ...points(ghost), [codeOf(rows[rows.length - 1]), rows[rows.length - 1].held.pixels]];
+  const point = row => [row.held.code, row.held.pixels], points = list => list.filter(settled).map(point);
+  const all = [...points(rows), ...points(ghost), point(rows[rows.length - 1])];
   const xs = span([0, ...all.map(([x]) => x), 8], 1, 0), ys = span([...all.map(([, y]) => y), data.averageDigit], 40);
-  const chart = axes(context, { left: 40, top: 2, right: width - 4, bottom: height - 18 }, xs, ys, { x: "code", y: "pixels" });
+  const chart = axes(context, { left: 40, top: 2, right: width - 4, bottom: height - 18 }, xs, ys, { x: "code" });
   for (const sum of ticks(ys[0], ys[1] + xs[1], 6)) chart.line([[0, sum], [sum - ys[0], ys[0]]], "--line", 1);
   chart.line(points(ghost), "--line", 3);
   chart.line(points(rows), "--quiet", 1.5);
@@ -421,13 +446,13 @@ function drawRate() {
 
 function drawTug() {
   const { context, width } = clearCanvas(byId("tug")), height = byId("tug").clientHeight, { beta } = settings();
-  const price = each => (settings().price === "kl" ? each.code : 0);  // of mu alone: the same for every sigma
-  const curves = { "--pixels": now.tug.map(each => each.pixels), "--code": now.tug.map(each => beta * price(each)) };
+  const weight = beta * (settings().mean ? SIDE ** 2 : 1);  // against a sum over the pixels
+  const curves = { "--pixels": now.tug.map(each => each.pixels), "--code": now.tug.map(each => weight * each.code) };
   const all = { ...curves, "--ink": now.tug.map((_, i) => curves["--pixels"][i] + curves["--code"][i]) };
   const scales = now.tug.map(each => Math.log2(each.times)), ends = /** @type {[number, number]} */ ([scales[0], scales[scales.length - 1]]);
   const labels = /** @type {[number, string][]} */ ([[-4, "σ/16"], [-2, "σ/4"], [0, "σ"], [2, "4σ"], [4, "16σ"]]);
-  const top = 20 * Math.max(1, Math.min(4, beta));
-  const chart = axes(context, { left: 40, top: 2, right: width - 14, bottom: height - 18 }, ends, [0, top], { y: "nats above the least", labels });
+  const top = 20 * Math.max(1, Math.min(20, weight));
+  const chart = axes(context, { left: 40, top: 2, right: width - 14, bottom: height - 18 }, ends, [0, top], { labels });
   chart.line([[0, 0], [0, top]], "--quiet", 1);
   for (const [colour, values] of Object.entries(all)) {
     const least = Math.min(...values);
@@ -440,7 +465,7 @@ function drawTug() {
 
 function showControls() {
   byId("play").textContent = playing ? "Pause" : "Train";
-  const waits = question && !answered;  // for the guess
+  const waits = question && guess === null;
   byId("play").disabled = waits;
   byId("one-step").disabled = waits || playing;
   document.querySelector(`input[name="from"][value="${run.from}"]`)["checked"] = true;
@@ -503,15 +528,21 @@ function makeKnobs() {
   showKinds();
   byId("digit-count").max = String(counts.length - 1);
   for (const input of document.querySelectorAll("#knobs input")) input.addEventListener("input", fromKnobs);
-  byId("play").onclick = play;
-  byId("one-step").onclick = () => tell("run", { until: "next" });
+  byId("play").onclick = playOrPause;
+  byId("one-step").onclick = () => trainUntil(now.step + 1);
   byId("again").onclick = again;
   byId("other-digits").onclick = showOthers;
+  byId("clear").onclick = () => { strokes = []; seeStrokes(); };
   for (const input of document.querySelectorAll('input[name="from"]')) {
-    input.addEventListener("input", () => { run = { ...run, from: chosen("from") === "new" ? "new" : "trained" }; forgetQuestion(); again(); });
+    input.addEventListener("input", () => {
+      run = { ...run, from: chosen("from") === "new" ? "new" : "trained" };
+      forgetQuestion();
+      again();
+    });
   }
   byId("seed").onchange = () => {
-    run = { ...run, seed: Math.min(9999, Math.max(1, Math.floor(byId("seed").valueAsNumber) || 1)) };
+    run = { ...run, seed: Math.min(LARGEST_SEED, Math.max(1, Math.floor(byId("seed").valueAsNumber) || 1)) };
+    byId("seed").value = String(run.seed);
     again();
   };
 }
@@ -519,15 +550,6 @@ function makeKnobs() {
 function seeStrokes() {
   own = strokes.length ? imageOfStrokes(strokes) : null;
   tell("show", { places, own });
-}
-
-/** What the address asks for: a question, or a run. */
-function open() {
-  const address = location.hash.slice(1), asked = QUESTIONS.find(({ id }) => id === new URLSearchParams(address).get("question"));
-  if (asked) return ask(asked);
-  forgetQuestion();
-  run = fromAddress(address);
-  begin();
 }
 
 /** Strokes on the first canvas of the digits are the reader's own one. */
@@ -567,7 +589,7 @@ places = [...Array(labels.length).keys()].filter((_, i) => i === labels.indexOf(
 document.documentElement.toggleAttribute("data-framed", window !== window.parent);
 tell("load", { images: data.images, held: data.held, weights: data.weights });
 tell("show", { places, own });
-open();
-addEventListener("hashchange", open);
+openAddress();
+addEventListener("hashchange", openAddress);
 addEventListener("resize", () => { if (now) show(); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { showKinds(); if (now) show(); });

@@ -9,6 +9,7 @@
 export const VAE = { beta: 1, noise: true, price: "kl", pixels: "bernoulli", sigmaX: 1, mean: false, digits: 4000 };
 export const DIGITS = [50, 100, 200, 500, 1000, 2000, 4000];
 const LARGEST_BETA = 40;
+export const LARGEST_SEED = 9999;
 export const SMALLEST_SIGMA_X = 0.1;
 const RADIUS_99 = Math.sqrt(-2 * Math.log(0.01));  // of the circle that holds 99 % of the prior
 
@@ -45,7 +46,7 @@ function fromWords(words) {
   return consistent(settings);
 }
 
-/** @typedef {{ seed: number, from: "new" | "trained", events: Event[], steps: number }} Run */
+/** @typedef {{ seed: number, from: "new" | "trained", events: Event[], steps: number }} Run  trained for so many steps */
 
 /** @param {Run} run  in the order of its events */
 export function asAddress({ seed, from, events, steps }) {
@@ -53,24 +54,30 @@ export function asAddress({ seed, from, events, steps }) {
   return `seed=${seed}&from=${from}&run=${changes.join(";")}&steps=${steps}`;
 }
 
-/** What an address asks for; what it leaves out or garbles is as at first. @param {string} address @returns {Run} */
+/**
+ * What an address asks for; what it leaves out or garbles is as at first.
+ * @param {string} address @returns {Run & { asked: string | null, guess: number | null }}
+ */
 export function fromAddress(address) {
-  const given = new URLSearchParams(address), whole = (name, least) => Math.max(least, Math.floor(Number(given.get(name))) || least);
+  const given = new URLSearchParams(address);
+  const whole = (name, least) => Math.max(least, Math.floor(Number(given.get(name))) || least);
   const events = (given.get("run") ?? "").split(";").map(change => change.split(":"))
     .filter(([step, words]) => /^\d+$/.test(step) && words !== undefined)
     .map(([step, words]) => ({ step: Number(step), settings: fromWords(words) })).sort((a, b) => a.step - b.step);
   if (!events.length || events[0].step > 0) events.unshift({ step: 0, settings: VAE });
   const from = given.get("from") === "new" ? "new" : "trained";
-  return { seed: whole("seed", 1), from, events, steps: Math.min(whole("steps", 0), 20_000) };
+  /** @type {Run} */
+  const run = { seed: Math.min(whole("seed", 1), LARGEST_SEED), from, events, steps: Math.min(whole("steps", 0), 20_000) };
+  return { ...run, asked: given.get("question"), guess: /^\d$/.test(given.get("guess")) ? Number(given.get("guess")) : null };
 }
 
 // ------------------------------------------------------------------------------------------------------ the questions
 
 /**
  * What was measured at one step: costs in nats, of held-out and of training digits; of the codes on the map the median
- * sigma, and the share outside the circle that holds 99 % of the prior.
- * @typedef {{ pixels: number, kl: number, square: number }} Cost
- * @typedef {{ step: number, held: Cost, training: Cost, sigma: number, outside: number, sigmaX: number }} Row
+ * sigma, and the share outside the circle that holds 99 % of the prior. `code` is the KL, or mu² / 2 where z is mu.
+ * @typedef {{ pixels: number, kl: number, square: number, code: number }} Cost
+ * @typedef {{ step: number, held: Cost, training: Cost, sigma: number, outside: number }} Row
  */
 /**
  * `judge` says which of the answers the rows have shown to be right, and in a sentence what they show.
@@ -95,7 +102,7 @@ const rangeOf = (value, ...bounds) => bounds.filter(bound => value >= bound).len
 export const QUESTIONS = [
   {
     id: "vae", name: "VAE", from: "new", plan: [{ step: 0, change: {} }], steps: 300,
-    asks: "New weights, and the loss of a VAE. Two numbers for a digit: how many nats will the code cost after 300 steps?",
+    asks: "New weights, and a VAE's loss. A code has two numbers: how many nats will it cost after 300 steps?",
     answers: ["less than 2", "2 to 8", "more than 8"],
     judge: (rows, averageDigit) => ({
       right: rangeOf(last(rows).held.kl, 2, 8),
@@ -105,12 +112,11 @@ export const QUESTIONS = [
     }),
   }, {
     id: "autoencoder", name: "Autoencoder", from: "new", plan: [{ step: 0, change: { noise: false, beta: 0 } }], steps: 300,
-    asks: "No σ, no price of the code. How many of the codes will lie outside the outermost circle, where the prior " +
-      "has 1 % of its draws?",
+    asks: "No σ, no price of the code. How many codes will lie outside the outermost circle, as 1 % of the prior's draws do?",
     answers: ["less than 5 %", "5 to 30 %", "more than 30 %"],
     judge: rows => ({
       right: rangeOf(last(rows).outside, 0.05, 0.3),
-      says: `${percent(last(rows).outside)} lie outside: nothing tells the codes where the samples will be drawn.`,
+      says: `${percent(last(rows).outside)} lie outside: nothing pulls the codes to where the samples will be drawn.`,
     }),
   }, {
     id: "sigma", name: "σ alone", from: "new", plan: [{ step: 0, change: { beta: 0 } }], steps: 300,
@@ -118,22 +124,18 @@ export const QUESTIONS = [
     answers: ["near 0", "0.05 to 0.5", "near 1"],
     judge: rows => ({
       right: rangeOf(last(rows).sigma, 0.05, 0.5),
-      says: `The median σ went from ${nats(first(rows).sigma, 2)} to ${nats(last(rows).sigma, 3)}: noise ` +
-        `costs pixels, so the encoder takes it out. What is left is an autoencoder.`,
+      says: `The median σ went from ${nats(first(rows).sigma, 2)} to ${nats(last(rows).sigma, 3)}` + (last(rows).sigma < 0.05
+        ? ": noise costs pixels, so the encoder takes it out. What is left is an autoencoder." : "."),
     }),
   }, {
     id: "mu", name: "Price on μ alone", from: "trained", plan: [{ step: 0, change: { price: "mu" } }], steps: 200,
     asks: "The trained model, but only μ² is paid for. The codes stay in the circles: what becomes of the ellipses?",
     answers: ["they shrink", "they stay", "they grow"],
-    judge: rows => {
-      const times = last(rows).sigma / first(rows).sigma, ratio = times < 1 ? 1 / times : times;
-      return {
-        right: rangeOf(times, 2 / 3, 3 / 2),
-        says: `The median σ went from ${nats(first(rows).sigma, 3)} to ${nats(last(rows).sigma, 3)}, ${nats(ratio)} times ` +
-          `${times < 1 ? "smaller" : "larger"}. A true KL, which nobody paid here, rose from ` +
-          `${nats(first(rows).held.kl)} to ${nats(last(rows).held.kl)} nats.`,
-      };
-    },
+    judge: rows => ({
+      right: rangeOf(last(rows).sigma / first(rows).sigma, 2 / 3, 3 / 2),
+      says: `The median σ went from ${nats(first(rows).sigma, 3)} to ${nats(last(rows).sigma, 3)}. The whole KL, which nobody ` +
+        `paid here, went from ${nats(first(rows).held.kl)} to ${nats(last(rows).held.kl)} nats.`,
+    }),
   }, {
     id: "beta4", name: "β = 4", from: "trained", plan: [{ step: 0, change: { beta: 4 } }], steps: 200,
     asks: "The code becomes four times as dear. How much of its KL will the trained model keep?",
@@ -155,40 +157,38 @@ export const QUESTIONS = [
       return {
         right: 2 - rangeOf(kl, 0.5, 3),
         says: `The KL went from ${nats(first(rows).held.kl)} to ${nats(kl, 2)} nats${kl < 0.5
-          ? ": the code says nothing more, and the decoder paints one picture for all. This is posterior collapse"
-          : ""}. The pixels cost ${nats(pixels, 0)}.`,
+          ? ": posterior collapse. The decoder paints nearly one picture for all" : ""}. The pixels cost ${nats(pixels, 0)}.`,
       };
     },
   }, {
     id: "mean", name: "Mean over pixels", from: "trained", plan: [{ step: 0, change: { mean: true } }], steps: 150,
-    asks: "The usual slip: the mean over 784 pixels, beside a KL that stays a sum. The trained model goes on with it. The " +
-      "dashed line is what the average digit costs: where will the pixels go?",
-    answers: ["they stay below it", "they rise to it", "they shoot above it, then come down to it"],
+    asks: "The usual slip: a mean over 784 pixels beside a KL that stays a sum. An average digit costs the dashed line: where " +
+      "will the pixels go?",
+    answers: ["stay below it", "rise to it", "shoot above it, then come down"],
     judge: (rows, averageDigit) => {
       const pixels = rows.map(row => row.held.pixels), highest = Math.max(...pixels), end = last(rows);
       return {
         right: end.held.pixels < averageDigit - 10 ? 0 : highest < end.held.pixels + 5 ? 1 : 2,
-        says: `From ${nats(pixels[0], 0)} nats they went up to ${nats(highest, 0)} and to ${nats(end.held.pixels, 0)} at the end; ` +
-          `the average digit costs ${nats(averageDigit, 0)}. The KL, paid 784 times too dearly, ended at ${nats(end.held.kl, 2)}.`,
+        says: `From ${nats(pixels[0], 0)} nats, at most ${nats(highest, 0)}, at the end ${nats(end.held.pixels, 0)}; the average ` +
+          `digit has ${nats(averageDigit, 0)}. The KL, paid 784 times too dearly, is ${nats(end.held.kl, 2)}.`,
       };
     },
   }, {
     id: "squares", name: "Squared error", from: "trained", plan: [{ step: 0, change: { pixels: "gaussian", sigmaX: 1 } }], steps: 200,
-    asks: "Squared error without its σₓ, which is a Gaussian with σₓ = 1. What will the KL do?",
+    asks: "Squared error: a Gaussian around each pixel of the picture, its width σₓ fixed at 1. What will the KL do?",
     answers: ["fall by more than 10 %", "stay", "grow by more than 10 %"],
     judge: rows => {
       const [start, end] = [first(rows), last(rows)];
       return {
         right: rangeOf(end.held.kl / start.held.kl, 0.9, 1.1),
         says: `The KL went from ${nats(start.held.kl)} to ${nats(end.held.kl)} nats, the median σ from ${nats(start.sigma, 2)} to ` +
-          `${nats(end.sigma, 2)}: with σₓ = 1 a wrong pixel costs at most half a nat, so that the price of the code weighs more.`,
+          `${nats(end.sigma, 2)}: with σₓ = 1 a wrong pixel costs half a nat at most, and a code is worth less.`,
       };
     },
   }, {
     id: "fifty", name: "Fifty digits", from: "new", plan: [{ step: 0, change: { digits: 50 } }], steps: 400,
-    asks: "Only fifty digits to learn from. The solid line is of held-out digits, the dashed one of the fifty. Where will the " +
-      "pixels of the held-out ones end?",
-    answers: ["beside those of the fifty", "above them, still falling", "above them, and rising again"],
+    asks: "Only fifty digits to learn from. The dotted line is theirs, the solid one that of held-out digits: where will it end?",
+    answers: ["beside the dotted one", "above it, still falling", "above it, and rising again"],
     judge: rows => {
       const pixels = rows.map(row => row.held.pixels), least = Math.min(...pixels), end = last(rows);
       const gap = end.held.pixels - end.training.pixels;
@@ -200,15 +200,14 @@ export const QUESTIONS = [
     },
   }, {
     id: "rescue", name: "Rescue it", from: "trained", plan: [{ step: 0, change: { beta: 40 } }, { step: 150, change: {} }], steps: 450,
-    asks: "β = 40 until step 150, until nothing is left of the code. Then β goes back to 1. When will the KL be above 1 nat again?",
+    asks: "β is 40 until nothing is left of the code, and 1 again from step 150. When will the KL be above 1 nat again?",
     answers: ["within 20 steps", "after 20 to 150 steps", "not within 300 steps"],
     judge: rows => {
       const back = rows.filter(({ step }) => step > 150), found = back.find(row => row.held.kl > 1);
       return {
         right: found ? rangeOf(found.step - 150, 21, 151) : 2,
-        says: `${found ? `It is above 1 nat ${found.step - 150} steps later` : "It is still below 1 nat"}: a decoder that ` +
-          `does not look at z gives the encoder no reason to write there. The end: pixels ${nats(last(rows).held.pixels, 0)}, ` +
-          `KL ${nats(last(rows).held.kl)}.`,
+        says: `${found ? `It was above 1 nat ${found.step - 150} steps later` : "It stayed below 1 nat"}: encoder and decoder have ` +
+          `to find z again together. The end: pixels ${nats(last(rows).held.pixels, 0)}, KL ${nats(last(rows).held.kl)}.`,
       };
     },
   },
@@ -219,9 +218,10 @@ export const eventsOf = ({ plan }) =>
   plan.map(({ step, change }) => ({ step, settings: consistent({ ...VAE, ...change }) }));
 
 /** @param {any} report  of the worker @returns {Row} */
-export function rowOf({ step, heldCost, trainingCost, mu, logvar, sigmaX }) {
+export function rowOf({ step, heldCost, trainingCost, mu, logvar, settings }) {
   const sigmas = Float64Array.from(logvar, v => Math.exp(v / 2)).sort();
   let outside = 0;
   for (let i = 0; i < mu.length; i += 2) outside += Number(Math.hypot(mu[i], mu[i + 1]) > RADIUS_99) / (mu.length / 2);
-  return { step, held: heldCost, training: trainingCost, sigma: sigmas[sigmas.length >> 1], outside, sigmaX };
+  const withCode = cost => ({ ...cost, code: settings.noise ? cost.kl : cost.square });
+  return { step, held: withCode(heldCost), training: withCode(trainingCost), sigma: sigmas[sigmas.length >> 1], outside };
 }

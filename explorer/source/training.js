@@ -359,14 +359,31 @@ function lookAt(weights, x, q, noise) {
   return { ...q, x, picture: pictureOf(weights, q.mu), costs, pixels: reconstruction, code: noise ? latent : square };
 }
 
+// The average over q(z|x) is a Gauss-Hermite rule of 4 x 4 points, in sigmas, with their shares.
+const FAR = Math.sqrt(3 + Math.sqrt(6)), NEAR = Math.sqrt(3 - Math.sqrt(6)), RARE = (3 - Math.sqrt(6)) / 12;
+const RULE_OF_4 = [[-FAR, RARE], [-NEAR, 0.5 - RARE], [NEAR, 0.5 - RARE], [FAR, RARE]];
+const POINTS_OF_16 = RULE_OF_4.flatMap(([a, share]) => RULE_OF_4.map(([b, other]) => [a, b, share * other]));
+
 /**
- * What the two terms of one digit would be if its sigma were TUG times as large.
- * @param {Weights} weights @param {Float32Array} x @param {Posterior} q
+ * What the two terms of the loss would be for one digit if its sigma were TUG times as large.
+ * @param {Weights} weights @param {Float32Array} x @param {Posterior} q @param {Settings} settings
  */
-function tugOfWar(weights, x, { mu, logvar }) {
+function tugOfWar(weights, x, { mu, logvar }, { pixels: likelihood, price }) {
+  const logSigma = weights.all[weights.all.length - 1];
+  /** @param {number} logit @param {number} x */
+  const costOfPixel = likelihood === "gaussian"
+    ? (logit, x) => Math.exp(-2 * logSigma) * (sigmoid(logit) - x) ** 2 / 2 + logSigma + HALF_LOG_2PI
+    : (logit, x) => softplus(logit) - x * logit;
   return TUG.map(times => {
-    const { reconstruction, latent } = lossOver(weights, x, { mu, logvar: logvar.map(v => v + 2 * Math.log(times)) });
-    return { times, pixels: reconstruction, code: latent };
+    const sigma = logvar.map(v => times * Math.exp(v / 2));
+    const z = POINTS_OF_16.flatMap(([a, b]) => [mu[0] + a * sigma[0], mu[1] + b * sigma[1]]);
+    const logits = decodeAll(weights, Float64Array.from(z));
+    let pixels = 0;
+    for (let i = 0; i < logits.length; i++) {
+      pixels += POINTS_OF_16[Math.floor(i / PIXELS)][2] * costOfPixel(logits[i], x[i % PIXELS]);
+    }
+    const code = sumOf(mu.map((v, i) => priceOf(v, 2 * Math.log(sigma[i]), price)));
+    return { times, pixels, code };
   });
 }
 
@@ -389,7 +406,7 @@ export function measure(weights, { images, held }, shown, settings) {
     mu, logvar, each,
     heldCost: costOf(weights, held.slice(0, 200), settings.noise),
     trainingCost: costOf(weights, images.slice(0, used - used % 4), settings.noise),
-    samples: samplesOf(weights), tug: tugOfWar(weights, shown[0], each[0]),
+    samples: samplesOf(weights), tug: tugOfWar(weights, shown[0], each[0], settings),
     sigmaX: Math.exp(weights.all[weights.all.length - 1]),
   };
 }

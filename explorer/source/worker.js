@@ -14,7 +14,9 @@ const EVERY = 10;                   // steps from one report to the next
 /** @type {{ images: Uint16Array[], held: Uint16Array[] }} */
 let digits;
 let packedWeights, training, /** @type {Event[]} */ events = [], until = 0, waiting = false;
-let shown = /** @type {Float32Array[]} */ ([]), sums = { trained: 0, pixels: 0, code: 0 }, steps = 0, run = 0;
+let shown = /** @type {Float32Array[]} */ ([]), run = 0;
+let sums, steps;                    // of the batches since the last report, and how many these were
+let batches;                        // their means; null before there are any
 
 /** The inked pixels of black-and-white images, of which each pixel is a bit. @param {string} packed */
 function unpackImages(packed) {
@@ -35,13 +37,17 @@ function trainedWeights() {
 }
 
 function report() {
-  const settings = settingsAt(events, training.step), batches = {};
-  for (const name in sums) batches[name] = steps ? sums[name] / steps : null;
+  const settings = settingsAt(events, training.step);
+  if (steps) batches = { trained: sums.trained / steps, pixels: sums.pixels / steps, code: sums.code / steps };
   postMessage({
     run, step: training.step, sent: performance.now(), events, settings, batches,
     ...measure(training.weights, digits, shown, settings),
   });
   [sums, steps] = [{ trained: 0, pixels: 0, code: 0 }, 0];
+}
+
+function forgetBatches() {
+  [sums, steps, batches] = [{ trained: 0, pixels: 0, code: 0 }, 0, { trained: null, pixels: null, code: null }];
 }
 
 function tick() {
@@ -73,18 +79,19 @@ const tasks = {
   start(task) {
     training = createTraining(task.seed, task.from === "trained" ? trainedWeights() : undefined);
     ({ events, until, run } = task);
-    [sums, steps] = [{ trained: 0, pixels: 0, code: 0 }, 0];
+    forgetBatches();
     report();
   },
-  run(task) { until = task.until === "next" ? training.step + 1 : task.until ?? Infinity; },
+  run(task) { until = task.until; },
   pause() {
     until = training.step;
-    if (steps) report();
+    report();
   },
   /** From the next step on. */
   change({ settings }) {
     const { step } = training;
     events = [...events.filter(event => event.step < step), { step, settings }];
+    forgetBatches();  // they were of another loss
     report();
   },
   /** Which of the held-out digits are shown, and the reader's own. */

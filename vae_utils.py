@@ -706,12 +706,15 @@ def elbo_by_quadrature(model: VAE, x: Tensor, q: Normal, *, nodes: int = 8, batc
     gradients, so that q can be fitted to each image. batch_size * nodes^L codes are decoded at once.
     """
     _check_normal(q, "elbo_by_quadrature")
+    if len(x) != len(q.mu):
+        raise ValueError(f"x has {len(x)} images, and q is of {len(q.mu)}")
+    batch_size = _count("batch_size", batch_size)
     points, weights = (torch.from_numpy(part).to(q.mu) for part in np.polynomial.hermite_e.hermegauss(nodes))
     dims = q.mu.shape[-1]
     epsilon = torch.cartesian_prod(*dims * [points]).view(-1, 1, dims)  # (nodes^L, 1, L)
     weights = torch.cartesian_prod(*dims * [weights / weights.sum()]).view(-1, 1, dims).prod(-1)  # (nodes^L, 1)
     bounds = []
-    for images, *numbers in zip(*(part.split(index(batch_size)) for part in (x, *q)), strict=True):
+    for images, *numbers in zip(*(part.split(batch_size) for part in (x, *q)), strict=True):
         own = Normal(*numbers)
         z = own.mu + torch.exp(0.5 * own.logvar) * epsilon
         bounds.append((weights * (model.log_likelihood(images, z) - model.kl(own, z))).sum(0))

@@ -76,8 +76,8 @@ def page_source(name: str) -> str:
     return script.sub(lambda found: f"{found[1]}>\n{script_source(found[2])}", html)
 
 
-def script_source(*names: str) -> str:
-    """Scripts and, before them, all that they import, as one text without the words `import` and `export`."""
+def script_source(name: str) -> str:
+    """A script and, before it, all that it imports, as one text without the words `import` and `export`."""
     ordered: list[str] = []
 
     def add(name: str) -> None:
@@ -86,8 +86,7 @@ def script_source(*names: str) -> str:
                 add(other)
             ordered.append(name)
 
-    for name in names:
-        add(name)
+    add(name)
     text = "\n".join((SOURCE / name).read_text(encoding="utf-8") for name in ordered)
     return re.sub("^export ", "", IMPORT.sub("", text), flags=re.MULTILINE)
 
@@ -99,7 +98,7 @@ def show_explorer(path: str | Path, *, embed: bool = False) -> None:
     """
     name = Path(path).as_posix()
     page = f'srcdoc="{escape(Path(path).read_text(encoding="utf-8"))}"' if embed else f'src="{quote(name)}"'
-    frame = f'<iframe {page} title="The page" width="100%" height="900" frameborder="0"></iframe>'
+    frame = f'<iframe {page} title="{escape(Path(path).stem)}" width="100%" height="900" frameborder="0"></iframe>'
     note = f"<p>The page is the file <code>{escape(name)}</code>: download it and open it in a browser.</p>"
     display({"text/html": f"{frame}\n{note}", "text/plain": f"{name}: open it in a browser"}, raw=True)
 

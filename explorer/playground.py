@@ -18,7 +18,8 @@ def write_playground(images: Tensor, valid_images: Tensor, valid_labels: Tensor,
     """Write the page to `path`: it trains on `images` (N, 784), 4,000 of them in 1.2 MB, and measures on the others.
 
     Images become black and white by one draw of `binarize`. The model with which the page opens is trained here, in a
-    minute. Raises ValueError for images of another size or fewer than 64 of them, or labels that do not match.
+    minute. Raises ValueError for images of another size, for fewer than 64 (or 200 to measure on), for a number of them
+    that is not divisible by 4, and for labels that do not match.
     """
     for name, some, least in (("images", images, BATCH_SIZE), ("valid_images", valid_images, 200)):
         if some.ndim != 2 or some.shape[1] != 784 or len(some) < least or len(some) % 4:
@@ -36,7 +37,7 @@ def write_playground(images: Tensor, valid_images: Tensor, valid_labels: Tensor,
     data = {
         "images": _pack_bits(images),
         "held": _pack_bits(valid_images),
-        "labels": _pack_bytes(valid_labels),
+        "labels": _pack_bytes(valid_labels.cpu()),
         "colors": DIGIT_COLORS,
         "averageDigit": -model.likelihood.log_prob(valid_images, ink.logit().expand_as(valid_images)).mean().item(),
         "weights": {name: _pack_network(getattr(model, name), name) for name in ("encoder", "decoder")},

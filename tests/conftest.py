@@ -48,6 +48,7 @@ def open_window(browser):
         size = {"width": width, "height": height}
         contexts.append(browser.new_context(viewport=size, reduced_motion=reduced_motion, **options))
         page = contexts[-1].new_page()
+        page.set_default_timeout(120_000)  # a page that trains takes its time on a slow machine
         page.on("console", lambda message: faults.append(message.text))
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("request", lambda request: request.url.startswith(here) or faults.append(request.url))
@@ -60,3 +61,11 @@ def open_window(browser):
     for context in contexts:
         context.close()
     assert faults == []
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What was displayed, as a notebook takes it."""
+    shown = []
+    monkeypatch.setattr("explorer.explorer.display", lambda data, raw: shown.append(data if raw else None))
+    return shown

@@ -14,9 +14,9 @@ from explorer.explorer import script_source
 BUILT = ROOT / "explorer" / "playground.html"
 
 
-def open_scripts(open_window, *names):
-    """A worker with all that the scripts and what they import declare."""
-    code = b64encode(script_source(*names).encode()).decode()
+def open_script(open_window, name):
+    """A worker with all that a script and what it imports declare."""
+    code = b64encode(script_source(name).encode()).decode()
     window = open_window("about:blank")
     with window.expect_worker() as worker:
         window.evaluate("code => { new Worker(`data:text/javascript;base64,${code}`); }", code)

@@ -834,14 +834,6 @@ def test_nothing_moves_under_the_hand(width, written, open_page):
     assert page.is_visible("#strip") and page.locator("#plane").bounding_box()["width"] == size
 
 
-@pytest.fixture
-def shown(monkeypatch):
-    """What was displayed, as a notebook takes it."""
-    shown = []
-    monkeypatch.setattr("explorer.explorer.display", lambda data, raw: shown.append(data if raw else None))
-    return shown
-
-
 def test_a_notebook_shows_the_page_in_a_frame_and_says_where_it_lies(shown):
     """A few lines, wherever the notebook's folder lies."""
     show_explorer(Path("some where", "page.html"))

@@ -224,7 +224,7 @@ def test_a_page_comes_alive_beside_a_picture_and_its_frame_is_as_tall_as_its_con
     assert {*asked} == {address + page for page in pages}
 
 
-def test_without_javascript_the_pictures_stand_and_lead_to_the_explorer(address, open_window):
+def test_without_javascript_the_pictures_stand_and_lead_to_the_pages(address, open_window):
     page = open_window(address + "notebook.html", 390, java_script_enabled=False)
     links = [link.get_attribute("href") for link in page.locator("figure a").all()]
     assert [unescape(link) for link in links] == [link for link, _ in SITE["LIVE"].values()]

@@ -3,7 +3,7 @@
     pip install -r requirements-dev.txt
     python tools/playground_pictures.py
 
-The animation shows the question "Rescue it", of which every tenth step is a picture. It takes about half a minute.
+The animation shows the question "Rescue it", with a picture of about every tenth step. It takes half a minute.
 """
 
 import io

@@ -55,7 +55,10 @@ LIVE = {
         f"{PLAYGROUND}#question=mean",
         "A trained model goes on with this loss: guess what its pixels will cost.",
     ),
-    "beta-picture": (f"{PLAYGROUND}#question=beta40", "Turn β yourself while a small model learns."),
+    "beta-picture": (
+        f"{PLAYGROUND}#question=beta40",
+        "Guess what β = 40 does to a trained model. Then turn β yourself.",
+    ),
 }
 
 FONT_SIZE = 18  # pixels; the formulas are drawn for it, and their sizes are then given in em

@@ -5,9 +5,9 @@ import {
   clearCanvas, cssColour, drawAxes, drawCircles, drawCosts, drawEllipse, drawOnCanvas, drawPixels, toPixels,
   visibleColour,
 } from "./draw.js";
-import { imageOfStrokes, SIDE, unpackBytes } from "./model.js";
+import { imageOfStrokes, PEN_WIDTH, SIDE, unpackBytes } from "./model.js";
 import {
-  asAddress, consistent, DIGITS, eventsOf, fromAddress, LARGEST_SEED, QUESTIONS, rowOf, settingsAt } from "./settings.js";
+  asAddress, consistent, DIGITS, fromAddress, LARGEST_BETA, LARGEST_SEED, QUESTIONS, rowOf, settingsAt, turnsOf } from "./settings.js";
 
 const REACH = 8.4;                  // the map goes from -REACH to REACH
 const ELLIPSES = 30;
@@ -16,6 +16,7 @@ const TWEEN = 250;                  // milliseconds in which a dot goes to its n
 const SAMPLE_COLUMNS = 4;
 const BETA_MARKS = [0, 1, 4, 12, 40];
 const SMALLEST_BETA = 0.05;         // on the slider, beside 0
+const BETA_RANGE = LARGEST_BETA / SMALLEST_BETA;
 
 /** @typedef {import("./settings.js").Run} Run */
 /** @typedef {import("./settings.js").Row} Row */
@@ -25,7 +26,7 @@ const SMALLEST_BETA = 0.05;         // on the slider, beside 0
 const byId = id => /** @type {any} */ (document.getElementById(id));
 const data = JSON.parse(byId("data").textContent);
 const labels = unpackBytes(data.labels), imageCount = unpackBytes(data.images).length / 98;
-const counts = DIGITS.filter(count => count <= imageCount);
+const counts = [...new Set([...DIGITS.filter(count => count <= imageCount), imageCount])];
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 // --------------------------------------------------------------------------------------------------------- the worker
@@ -39,31 +40,31 @@ const tell = (task, more = {}) => worker.postMessage({ task, ...more });
 let /** @type {Run} */ run;                                             // as the address has it
 let runNumber = 0, playing = false, target = Infinity;                  // where the worker will stop
 let /** @type {any} */ now = null, /** @type {any} */ before = null;     // the last two reports
-let arrived = 0;                                                        // when the last one came
+let arrived = 0, since = 0, sinceStep = 0;                              // when the last one came, and training began
 let /** @type {(Row & { from: string })[]} */ rows = [], ghost = rows;  // of this run, and of the one before
 let /** @type {import("./settings.js").Question | null} */ question = null;
 let /** @type {number | null} */ guess = null;
 let /** @type {number[]} */ places = [];
 let /** @type {number[][][]} */ strokes = [], /** @type {Float32Array | null} */ own = null;
 
-let /** @type {Settings | null} */ wanted = null;                       // of which the worker has not reported yet
+let /** @type {Settings | null} */ wanted = null, changes = 0;          // of which the worker has not reported yet
 
 /** The settings that the knobs show. */
-const settings = () => wanted ?? (now?.run === runNumber ? now.settings : settingsAt(run.events, 0));
+const settings = () => wanted ?? (now?.run === runNumber ? now.settings : settingsAt(run.turns, 0));
 
 /** Begin anew, and train until step `steps`. @param {number} steps */
 function begin(steps) {
   if (rows.length > 1) ghost = rows;
-  [rows, before, wanted] = [[], null, null];
+  [rows, now, before, wanted] = [[], null, null, null];
   runNumber++;
-  tell("start", { seed: run.seed, from: run.from, events: run.events, run: runNumber, until: steps });
-  [playing, target] = [steps > 0, steps];
+  tell("start", { seed: run.seed, from: run.from, turns: run.turns, run: runNumber, until: steps });
+  [playing, target, since, sinceStep] = [steps > 0, steps, performance.now(), 0];
   showControls();
 }
 
 /** @param {number} steps */
 function trainUntil(steps) {
-  [playing, target] = [true, steps];
+  [playing, target, since, sinceStep] = [true, steps, performance.now(), now?.step ?? 0];
   tell("run", { until: steps });
   showControls();
 }
@@ -75,11 +76,11 @@ function change(next) {
     if (playing) trainUntil(Infinity);
   }
   wanted = consistent(next);
-  tell("change", { settings: wanted });
+  tell("change", { settings: wanted, changes: ++changes });
 }
 
 function playOrPause() {
-  if (!playing) return trainUntil(question && now.step < question.steps ? question.steps : Infinity);
+  if (!playing) return trainUntil(question && (now?.step ?? 0) < question.steps ? question.steps : Infinity);
   playing = false;
   tell("pause");
   showControls();
@@ -90,31 +91,36 @@ function again() {
   if (question) {
     byId("verdict").textContent = "";
     for (const each of byId("answers").children) delete each.dataset.mark;
-    run = { ...run, events: eventsOf(question) };
+    run = { ...run, turns: turnsOf(question) };
     return begin(guess === null ? 0 : question.steps);
   }
-  run = { ...run, events: [{ step: 0, settings: settings() }] };
+  run = { ...run, turns: [{ step: 0, settings: settings() }] };
   begin(playing ? Infinity : 0);
 }
 
 worker.onmessage = ({ data: report }) => {
   if (report.run !== runNumber) return;  // of a run that has been given up
   [before, now, arrived] = [now?.run === report.run ? now : null, report, performance.now()];
-  run = { ...run, events: report.events, steps: report.step };
-  if (JSON.stringify(report.settings) === JSON.stringify(wanted)) wanted = null;
+  run = { ...run, turns: report.turns, steps: report.step };
+  if (report.changes === changes) wanted = null;
   rows = [...rows.filter(({ step }) => step < report.step), { ...rowOf(report), from: run.from }];
   if (report.step >= target) playing = false;
-  if (question && guess !== null && report.step === question.steps) markGuess();
-  remember();
+  if (question && guess !== null && report.step === question.steps && !byId("verdict").textContent) markGuess();
+  rememberSoon();
   show();
 };
 
-/** The address holds what brings the page back to where it is. */
-function remember() {
-  const asked = question && `question=${question.id}&seed=${run.seed}${guess === null ? "" : `&guess=${guess}`}`;
-  try {
-    history.replaceState(null, "", `#${asked ?? asAddress(run)}`);
-  } catch {}  // the frame of a notebook has no address of its own
+let timer = 0;
+
+/** The address holds what brings the page back to where it is. Browsers let it be written only so often. */
+function rememberSoon() {
+  timer ||= setTimeout(() => {
+    const asked = question && `question=${question.id}&seed=${run.seed}${guess === null ? "" : `&guess=${guess}`}`;
+    timer = 0;
+    try {
+      history.replaceState(null, "", `#${asked ?? asAddress(run)}`);
+    } catch {}  // the frame of a notebook has no address of its own
+  }, 400);
 }
 
 /** What the address asks for: a question, with its answer if it has one, or a run. */
@@ -136,13 +142,13 @@ function openAddress() {
 /** @param {string} text */
 const say = text => { byId("live").textContent = text; };
 
-/** @param {import("./settings.js").Question} chosen */
-function ask(chosen) {
-  [question, guess] = [chosen, null];
-  run = { seed: run.seed, from: chosen.from, events: eventsOf(chosen), steps: 0 };
-  byId("question-text").textContent = chosen.asks;
+/** @param {import("./settings.js").Question} asked */
+function ask(asked) {
+  [question, guess] = [asked, null];
+  run = { seed: run.seed, from: asked.from, turns: turnsOf(asked), steps: 0 };
+  byId("question-text").textContent = asked.asks;
   byId("verdict").textContent = "";
-  byId("answers").replaceChildren(...chosen.answers.map((answer, i) => button(answer, () => guessIt(i))));
+  byId("answers").replaceChildren(...asked.answers.map((answer, i) => button(answer, () => guessIt(i))));
   markPressed();
   begin(0);
 }
@@ -191,32 +197,32 @@ function button(text, onclick) {
 
 // ---------------------------------------------------------------------------------------------------------- the knobs
 
-const betaOf = position => (position === 0 ? 0 : SMALLEST_BETA * (40 / SMALLEST_BETA) ** ((position - 1) / 99));
-const positionOf = beta => (beta === 0 ? 0 : Math.max(1, 1 + 99 * Math.log(beta / SMALLEST_BETA) / Math.log(40 / SMALLEST_BETA)));
-const rounded = value => Number(value.toPrecision(value < 1 ? 2 : 3));  // so that each step of the slider is another
+const betaOf = position => (position === 0 ? 0 : SMALLEST_BETA * BETA_RANGE ** ((position - 1) / 99));
+const positionOf = beta => (beta === 0 ? 0 : Math.max(1, 1 + 99 * Math.log(beta / SMALLEST_BETA) / Math.log(BETA_RANGE)));
 const check = (name, value) => { document.querySelector(`input[name="${name}"][value="${value}"]`)["checked"] = true; };
 const chosen = name => document.querySelector(`input[name="${name}"]:checked`)?.getAttribute("value");
 
-/** @param {Event} [event] */
-function fromKnobs(event) {
+/** What each knob, by its id or name, changes in the settings. */
+const KNOBS = {
+  beta() {
+    const position = Number(byId("beta").value), mark = BETA_MARKS.find(mark => Math.round(positionOf(mark)) === position);
+    return { beta: mark ?? Number(betaOf(position).toPrecision(3)) };
+  },
   // With sigma the whole KL has a meaning again.
-  if (event?.target === byId("noise")) check("price", byId("noise").checked ? "kl" : "mu");
-  const marked = BETA_MARKS.find(mark => Math.round(positionOf(mark)) === Number(byId("beta").value));
-  change({
-    beta: marked ?? rounded(betaOf(Number(byId("beta").value))),
-    noise: byId("noise").checked,
-    price: chosen("price") === "mu" ? "mu" : "kl",
-    pixels: chosen("pixels") === "gaussian" ? "gaussian" : "bernoulli",
-    sigmaX: byId("learned").checked ? null : Number(byId("sigma-x").value),
-    mean: chosen("over") === "mean",
-    digits: counts[Number(byId("digit-count").value)],
-  });
-}
+  noise: () => ({ noise: byId("noise").checked, price: byId("noise").checked ? "kl" : "mu" }),
+  price: () => ({ price: chosen("price") }),
+  over: () => ({ mean: chosen("over") === "mean" }),
+  pixels: () => ({ pixels: chosen("pixels") }),
+  "sigma-x": () => ({ sigmaX: Number(byId("sigma-x").value) }),
+  learned: () => ({ sigmaX: byId("learned").checked ? null : Number(byId("sigma-x").value) }),
+  "digit-count": () => ({ digits: counts[Number(byId("digit-count").value)] }),
+};
 
 function showKnobs() {
   const { beta, noise, price, pixels, sigmaX, mean, digits } = settings();
   if (document.activeElement !== byId("beta")) byId("beta").value = String(Math.round(positionOf(beta)));
   byId("beta-value").textContent = String(beta);
+  byId("beta").setAttribute("aria-valuetext", String(beta));
   byId("noise").checked = noise;
   check("price", price);
   document.querySelector('input[name="price"][value="kl"]')["disabled"] = !noise;
@@ -230,6 +236,7 @@ function showKnobs() {
   const used = Math.min(digits, imageCount), place = counts.indexOf(used);
   byId("digit-count").value = String(place < 0 ? counts.length - 1 : place);
   byId("digit-count-value").textContent = used.toLocaleString("en");
+  byId("digit-count").setAttribute("aria-valuetext", String(used));
 }
 
 const number = (value, places) => (value ?? NaN).toFixed(places).replace("-", "−").replace("NaN", "–");
@@ -240,7 +247,7 @@ function showFormula() {
   const off = (text, on) => (on ? text : `<s>${text}</s>`), part = (text, value, name = "") =>
     `<span class="${name}"><i>${text}</i><small>${value}</small></span>`;
   const pixel = pixels === "gaussian"
-    ? `(x − x̂)² / 2σₓ² ${off("+ log σₓ + ½ log 2π", true)}` : "−log p(x|z)";
+    ? "(x − x̂)² / 2σₓ² + log σₓ + ½ log 2π" : "−log p(x|z)";
   const of = noise ? "μ + σ·ε" : "μ + <s>σ·ε</s>";
   byId("formula").innerHTML = [
     part("loss", number(trained, mean ? 3 : 1)), part("=", ""),
@@ -325,15 +332,16 @@ function makeDigits() {
 function showDigits() {
   const code = settings().noise ? "code" : "μ²/2";
   [...byId("digits").children].forEach((row, i) => {
-    const [x, picture, costs, text] = row.children, each = own ? now.each[i] : now.each[i - 1];
-    drawOnCanvas(x, each?.x ?? null);
+    const [x, picture, costs, text] = row.children, each = now.each[now.withOwn ? i : i - 1];
+    if (i) drawOnCanvas(x, each.x);
+    else drawStrokes(x);  // as they are, for the next stroke
     drawOnCanvas(picture, each?.picture ?? null);
     if (each) drawCosts(costs, each.costs, each.picture, each.x);
     else drawOnCanvas(costs, null);
     text.innerHTML = each ? `<b class="pixels">pixels ${number(each.pixels, 1)}</b><br><b class="code">${code} ` +
       `${number(each.code, 1)}</b>` : "← draw one here";
   });
-  byId("clear").style.visibility = own ? "visible" : "hidden";  // it keeps its room, so that the pad does not move
+  byId("clear").style.visibility = strokes.length ? "visible" : "hidden";  // it keeps its room, so that the pad does not move
 }
 
 function drawSamples() {
@@ -423,7 +431,7 @@ function drawCourse() {
     const ys = span(name === "pixels" ? [...values, data.averageDigit] : [0, ...values], least, 0);
     const chart = axes(context, { left: 40, top, right: width - 4, bottom }, xs, ys, { x: xName });
     if (name === "pixels") chart.line([[0, data.averageDigit], [end, data.averageDigit]], "--ink", 1, [6, 4]);
-    for (const { step } of run.events) if (step > 0) chart.line([[step, ys[0]], [step, ys[1]]], "--quiet", 1);
+    for (const { step } of run.turns) if (step > 0) chart.line([[step, ys[0]], [step, ys[1]]], "--quiet", 1);
     chart.line(ghost.map(row => [row.step, row.held[name]]), "--line", 3);
     chart.line(rows.map(row => [row.step, row.training[name]]), colour, 1.5, [2, 3]);
     chart.line(rows.map(row => [row.step, row.held[name]]), colour, 2.5);
@@ -473,8 +481,8 @@ function showControls() {
 }
 
 function showSpeed() {
-  const last = before && before.step < now.step && playing ? now.sent - before.sent : 0;
-  const speed = last ? `, ${Math.round(1000 * (now.step - before.step) / last)} a second` : "";
+  const rate = 1000 * (now.step - sinceStep) / (performance.now() - since);
+  const speed = playing && now.step > sinceStep ? `, ${Math.round(rate)} a second` : "";
   byId("step-text").textContent = `step ${now.step.toLocaleString("en")}${speed}`;
 }
 
@@ -519,7 +527,7 @@ function makeKnobs() {
   byId("question-buttons").replaceChildren(...QUESTIONS.map(each => button(each.name, () => ask(each))));
   markPressed();
   for (const mark of BETA_MARKS) {
-    const made = button(String(mark), () => { byId("beta").value = String(Math.round(positionOf(mark))); fromKnobs(); });
+    const made = button(String(mark), () => change({ ...settings(), beta: mark }));
     made.style.left = `${positionOf(mark)}%`;
     made.setAttribute("aria-label", `β = ${mark}`);
     byId("beta-marks").append(made);
@@ -527,9 +535,11 @@ function makeKnobs() {
   byId("held-count").textContent = String(labels.length);
   showKinds();
   byId("digit-count").max = String(counts.length - 1);
-  for (const input of document.querySelectorAll("#knobs input")) input.addEventListener("input", fromKnobs);
+  for (const input of document.querySelectorAll("#knobs input")) {
+    input.addEventListener("input", () => change({ ...settings(), ...KNOBS[input.id || input.getAttribute("name")]() }));
+  }
   byId("play").onclick = playOrPause;
-  byId("one-step").onclick = () => trainUntil(now.step + 1);
+  byId("one-step").onclick = () => tell("oneStep");
   byId("again").onclick = again;
   byId("other-digits").onclick = showOthers;
   byId("clear").onclick = () => { strokes = []; seeStrokes(); };
@@ -557,6 +567,7 @@ function makePad() {
   const pad = byId("digits").querySelector(".pad");
   const at = event => [event.offsetX / pad.clientWidth, event.offsetY / pad.clientHeight];
   pad.onpointerdown = event => {
+    if (event.button !== 0 || !event.isPrimary) return;
     pad.setPointerCapture(event.pointerId);
     strokes.push([at(event)]);
     seeStrokes();
@@ -566,14 +577,13 @@ function makePad() {
     strokes[strokes.length - 1].push(at(event));
     drawStrokes(pad);
   };
-  pad.onpointerup = seeStrokes;
+  pad.onpointerup = pad.onpointercancel = event => { if (event.isPrimary) seeStrokes(); };
 }
 
-/** While the pen is down, the strokes as they are drawn. */
 function drawStrokes(pad) {
   const { context, width } = clearCanvas(pad);
   context.strokeStyle = cssColour("--ink");
-  context.lineWidth = width / 10;
+  context.lineWidth = width * PEN_WIDTH / SIDE;
   context.lineCap = context.lineJoin = "round";
   for (const stroke of strokes) {
     context.beginPath();

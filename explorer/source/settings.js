@@ -3,21 +3,28 @@
 // how what was measured answers it.
 
 /** @typedef {import("./training.js").Settings} Settings */
-/** @typedef {import("./worker.js").Event} Event */
+/** @typedef {{ step: number, settings: Settings }} Turn  of knobs: from this step on these settings hold */
 
 /** @type {Settings} */
 export const VAE = { beta: 1, noise: true, price: "kl", pixels: "bernoulli", sigmaX: 1, mean: false, digits: 4000 };
 export const DIGITS = [50, 100, 200, 500, 1000, 2000, 4000];
-const LARGEST_BETA = 40;
+export const LARGEST_BETA = 40;
 export const LARGEST_SEED = 9999;
-export const SMALLEST_SIGMA_X = 0.1;
+const SMALLEST_SIGMA_X = 0.1;
 const RADIUS_99 = Math.sqrt(-2 * Math.log(0.01));  // of the circle that holds 99 % of the prior
 
-/** The settings that hold at a step. @param {Event[]} events  by their steps @param {number} step */
-export const settingsAt = (events, step) => events.filter(event => event.step <= step).pop()?.settings ?? VAE;
+/** The settings that hold at a step. @param {Turn[]} turns  by their steps @param {number} step */
+export const settingsAt = (turns, step) => turns.filter(turn => turn.step <= step).pop()?.settings ?? VAE;
 
-/** Without sigma the KL has no log sigma to pay for: what is left of it is the pull to the origin. */
-export const consistent = settings => (settings.noise ? settings : { ...settings, price: "mu" });
+/**
+ * Without sigma the KL has no log sigma to pay for: what is left of it is the pull to the origin. And a cross-entropy has
+ * no sigma_x.
+ * @param {Settings} settings @returns {Settings}
+ */
+export const consistent = settings => ({
+  ...settings, price: settings.noise ? settings.price : "mu",
+  sigmaX: settings.pixels === "gaussian" ? settings.sigmaX : VAE.sigmaX,
+});
 
 // -------------------------------------------------------------------------------------------------------- the address
 
@@ -40,17 +47,17 @@ function fromWords(words) {
     if (name === "mu") settings.price = "mu";
     if (name === "mean") settings.mean = true;
     if (name === "squares") settings.pixels = "gaussian";
-    if (name === "squares") settings.sigmaX = number ? Math.min(1, Math.max(SMALLEST_SIGMA_X, number)) : null;
+    if (name === "squares") settings.sigmaX = value === "learned" ? null : Math.min(1, Math.max(SMALLEST_SIGMA_X, number || 0));
     if (name === "digits" && DIGITS.includes(number)) settings.digits = number;
   }
   return consistent(settings);
 }
 
-/** @typedef {{ seed: number, from: "new" | "trained", events: Event[], steps: number }} Run  trained for so many steps */
+/** @typedef {{ seed: number, from: "new" | "trained", turns: Turn[], steps: number }} Run  trained for so many steps */
 
-/** @param {Run} run  in the order of its events */
-export function asAddress({ seed, from, events, steps }) {
-  const changes = events.filter(({ step }) => step <= steps).map(({ step, settings }) => `${step}:${asWords(settings)}`);
+/** @param {Run} run */
+export function asAddress({ seed, from, turns, steps }) {
+  const changes = turns.filter(({ step }) => step <= steps).map(({ step, settings }) => `${step}:${asWords(settings)}`);
   return `seed=${seed}&from=${from}&run=${changes.join(";")}&steps=${steps}`;
 }
 
@@ -61,13 +68,13 @@ export function asAddress({ seed, from, events, steps }) {
 export function fromAddress(address) {
   const given = new URLSearchParams(address);
   const whole = (name, least) => Math.max(least, Math.floor(Number(given.get(name))) || least);
-  const events = (given.get("run") ?? "").split(";").map(change => change.split(":"))
+  const turns = (given.get("run") ?? "").split(";").map(change => change.split(":"))
     .filter(([step, words]) => /^\d+$/.test(step) && words !== undefined)
     .map(([step, words]) => ({ step: Number(step), settings: fromWords(words) })).sort((a, b) => a.step - b.step);
-  if (!events.length || events[0].step > 0) events.unshift({ step: 0, settings: VAE });
+  if (!turns.length || turns[0].step > 0) turns.unshift({ step: 0, settings: VAE });
   const from = given.get("from") === "new" ? "new" : "trained";
   /** @type {Run} */
-  const run = { seed: Math.min(whole("seed", 1), LARGEST_SEED), from, events, steps: Math.min(whole("steps", 0), 20_000) };
+  const run = { seed: Math.min(whole("seed", 1), LARGEST_SEED), from, turns, steps: Math.min(whole("steps", 0), 20_000) };
   return { ...run, asked: given.get("question"), guess: /^\d$/.test(given.get("guess")) ? Number(given.get("guess")) : null };
 }
 
@@ -106,9 +113,8 @@ export const QUESTIONS = [
     answers: ["less than 2", "2 to 8", "more than 8"],
     judge: (rows, averageDigit) => ({
       right: rangeOf(last(rows).held.kl, 2, 8),
-      says: `The code costs ${nats(last(rows).held.kl)} nats, and ` + (last(rows).held.pixels < averageDigit - 10
-        ? "saves many more: " : "saves little: ") + `the pixels cost ${nats(last(rows).held.pixels, 0)}, and the average digit, ` +
-        `painted for all, ${nats(averageDigit, 0)}.`,
+      says: `The code costs ${nats(last(rows).held.kl)} nats. The pixels cost ${nats(last(rows).held.pixels, 0)} with it; ` +
+        `the average digit, painted for all without a code, costs ${nats(averageDigit, 0)}.`,
     }),
   }, {
     id: "autoencoder", name: "Autoencoder", from: "new", plan: [{ step: 0, change: { noise: false, beta: 0 } }], steps: 300,
@@ -182,7 +188,7 @@ export const QUESTIONS = [
       return {
         right: rangeOf(end.held.kl / start.held.kl, 0.9, 1.1),
         says: `The KL went from ${nats(start.held.kl)} to ${nats(end.held.kl)} nats, the median σ from ${nats(start.sigma, 2)} to ` +
-          `${nats(end.sigma, 2)}: with σₓ = 1 a wrong pixel costs half a nat at most, and a code is worth less.`,
+          `${nats(end.sigma, 2)}. With σₓ = 1 a wrong pixel costs half a nat at most.`,
       };
     },
   }, {
@@ -195,13 +201,13 @@ export const QUESTIONS = [
       return {
         right: gap < 10 ? 0 : end.held.pixels > least + 10 ? 2 : 1,
         says: `The fifty cost ${nats(end.training.pixels, 0)} nats, held-out digits ${nats(end.held.pixels, 0)}, and that was ` +
-          `${nats(least, 0)} at step ${rows[pixels.indexOf(least)].step}. It learns the fifty by heart.`,
+          `${nats(least, 0)} at step ${rows[pixels.indexOf(least)].step}.${gap < 10 ? "" : " It learns the fifty by heart."}`,
       };
     },
   }, {
     id: "rescue", name: "Rescue it", from: "trained", plan: [{ step: 0, change: { beta: 40 } }, { step: 150, change: {} }], steps: 450,
     asks: "β is 40 until nothing is left of the code, and 1 again from step 150. When will the KL be above 1 nat again?",
-    answers: ["within 20 steps", "after 20 to 150 steps", "not within 300 steps"],
+    answers: ["within 20 steps", "after 20 to 150 steps", "later, or not at all"],
     judge: rows => {
       const back = rows.filter(({ step }) => step > 150), found = back.find(row => row.held.kl > 1);
       return {
@@ -213,8 +219,8 @@ export const QUESTIONS = [
   },
 ];
 
-/** The events of a question. @param {Question} question @returns {Event[]} */
-export const eventsOf = ({ plan }) =>
+/** @param {Question} question @returns {Turn[]} */
+export const turnsOf = ({ plan }) =>
   plan.map(({ step, change }) => ({ step, settings: consistent({ ...VAE, ...change }) }));
 
 /** @param {any} report  of the worker @returns {Row} */

@@ -5,9 +5,9 @@
 import { encode, lossAt, lossOver, pictureOf, SIDE, sigmoid, silu, siluSlope, softplus, sumOf } from "./model.js";
 
 const PIXELS = SIDE ** 2;
-export const WIDTHS = { encoder: [PIXELS, 128, 64, 4], decoder: [2, 64, 128, PIXELS] };
+const WIDTHS = { encoder: [PIXELS, 128, 64, 4], decoder: [2, 64, 128, PIXELS] };
 const FIRST_LOGIT = -1.9;           // of every pixel: the log-odds of 0.13, MNIST's mean ink, as in vae_utils.py
-export const BATCH = 64;
+const BATCH = 64;
 const LEARNING_RATE = 3e-3;
 const DECAYS = [0.9, 0.999];        // of Adam's two averages
 const EPSILON = 1e-8;
@@ -62,7 +62,7 @@ export function emptyWeights() {
   const all = new Float64Array(size);
   let at = 0;
   const part = length => all.subarray(at, at += length);
-  const layers = all => all.map(([o, i]) => ({ weight: part(o * i), bias: part(o) }));
+  const layers = outputsAndInputs => outputsAndInputs.map(([o, i]) => ({ weight: part(o * i), bias: part(o) }));
   return { all, encoder: layers(shapes.encoder), decoder: layers(shapes.decoder) };
 }
 
@@ -140,7 +140,7 @@ function linearGradient({ weight, bias }, x, g, into, rows) {
   return before;
 }
 
-// The first layer sees black-and-white images: its sums go over the inked pixels, a fifth of them.
+// The first layer sees black-and-white images: its sums go over the inked pixels, an eighth of them.
 
 /** @param {Layer} layer @param {Uint16Array[]} images  the inked pixels of each */
 function linearOfInk({ weight, bias }, images) {
@@ -203,13 +203,13 @@ function posteriorOf(raw) {
 }
 
 /** q(z|x) of images. @param {Weights} weights @param {Uint16Array[]} images  a number of them divisible by 4 */
-export function encodeAll({ encoder }, images) {
+function encodeAll({ encoder }, images) {
   const outputs = forwardRows(encoder, linearOfInk(encoder[0], images), images.length);
   return posteriorOf(outputs[encoder.length - 1]);
 }
 
 /** Logits at codes, 784 for each. @param {Weights} weights @param {Float64Array} z  two numbers for each of 4 n codes */
-export function decodeAll({ decoder }, z) {
+function decodeAll({ decoder }, z) {
   return forwardRows(decoder, linearOfRows(decoder[0], z, z.length / 2), z.length / 2)[decoder.length - 1];
 }
 
@@ -326,7 +326,7 @@ export function trainStep(training, images, settings) {
 
 const NOISE_SEED = 7;               // of the draws of z with which a cost is measured: the same ones every time
 const SAMPLES = 16;
-export const TUG = [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1 / Math.SQRT2, 1, Math.SQRT2, 2, 4, 8, 16];  // times the encoder's sigma
+const TUG = [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1 / Math.SQRT2, 1, Math.SQRT2, 2, 4, 8, 16];  // times the encoder's sigma
 
 /** The 784 pixels of an image that is given by its inked ones. @param {Uint16Array} inked */
 export function pixelsOf(inked) {
@@ -368,8 +368,8 @@ const POINTS_OF_16 = RULE_OF_4.flatMap(([a, share]) => RULE_OF_4.map(([b, other]
  * What the two terms of the loss would be for one digit if its sigma were TUG times as large.
  * @param {Weights} weights @param {Float32Array} x @param {Posterior} q @param {Settings} settings
  */
-function tugOfWar(weights, x, { mu, logvar }, { pixels: likelihood, price }) {
-  const logSigma = weights.all[weights.all.length - 1];
+function tugOfWar(weights, x, { mu, logvar }, { pixels: likelihood, price, sigmaX }) {
+  const logSigma = sigmaX === null ? weights.all[weights.all.length - 1] : Math.log(sigmaX);
   /** @param {number} logit @param {number} x */
   const costOfPixel = likelihood === "gaussian"
     ? (logit, x) => Math.exp(-2 * logSigma) * (sigmoid(logit) - x) ** 2 / 2 + logSigma + HALF_LOG_2PI

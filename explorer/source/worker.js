@@ -9,14 +9,15 @@ import { settingsAt } from "./settings.js";
 const EVERY = 10;                   // steps from one report to the next
 
 /** @typedef {import("./training.js").Settings} Settings */
-/** @typedef {{ step: number, settings: Settings }} Event  from this step on these settings hold */
+/** @typedef {import("./settings.js").Turn} Turn */
 
 /** @type {{ images: Uint16Array[], held: Uint16Array[] }} */
 let digits;
-let packedWeights, training, /** @type {Event[]} */ events = [], until = 0, waiting = false;
-let shown = /** @type {Float32Array[]} */ ([]), run = 0;
+let packedWeights, training, /** @type {Turn[]} */ turns = [], until = 0, waiting = false;
+let stale = false;                  // when the page waits for a report of what has changed without a step
+let shown = /** @type {Float32Array[]} */ ([]), withOwn = false, run = 0, changes = 0;
 let sums, steps;                    // of the batches since the last report, and how many these were
-let batches;                        // their means; null before there are any
+let batches;                        // their means; nulls before there are any of this loss
 
 /** The inked pixels of black-and-white images, of which each pixel is a bit. @param {string} packed */
 function unpackImages(packed) {
@@ -37,26 +38,32 @@ function trainedWeights() {
 }
 
 function report() {
-  const settings = settingsAt(events, training.step);
+  const settings = settingsAt(turns, training.step);
   if (steps) batches = { trained: sums.trained / steps, pixels: sums.pixels / steps, code: sums.code / steps };
   postMessage({
-    run, step: training.step, sent: performance.now(), events, settings, batches,
+    run, changes, withOwn, step: training.step, turns, settings, batches,
     ...measure(training.weights, digits, shown, settings),
   });
-  [sums, steps] = [{ trained: 0, pixels: 0, code: 0 }, 0];
+  [steps, stale] = [0, false];
 }
 
 function forgetBatches() {
-  [sums, steps, batches] = [{ trained: 0, pixels: 0, code: 0 }, 0, { trained: null, pixels: null, code: null }];
+  [steps, batches] = [0, { trained: null, pixels: null, code: null }];
+}
+
+function step() {
+  if (turns.some(turn => turn.step === training.step)) forgetBatches();  // they were of another loss
+  const terms = trainStep(training, digits.images, settingsAt(turns, training.step));
+  if (!steps) sums = { trained: 0, pixels: 0, code: 0 };
+  for (const name in sums) sums[name] += terms[name];
+  steps++;
+  if (training.step % EVERY === 0 || training.step >= until) stale = true;
 }
 
 function tick() {
   waiting = false;
-  if (training.step >= until) return;
-  const terms = trainStep(training, digits.images, settingsAt(events, training.step));
-  for (const name in sums) sums[name] += terms[name];
-  steps++;
-  if (training.step % EVERY === 0 || training.step >= until) report();
+  if (stale) report();
+  else if (training.step < until) step();
   goOn();
 }
 
@@ -64,7 +71,7 @@ function tick() {
 const channel = new MessageChannel();
 channel.port1.onmessage = tick;
 function goOn() {
-  if (!waiting && training.step < until) {
+  if (!waiting && (stale || training.step < until)) {
     waiting = true;
     channel.port2.postMessage(null);
   }
@@ -78,26 +85,29 @@ const tasks = {
   /** From the beginning: the events that come at their steps, and where to stop. */
   start(task) {
     training = createTraining(task.seed, task.from === "trained" ? trainedWeights() : undefined);
-    ({ events, until, run } = task);
+    ({ turns, until, run } = task);
     forgetBatches();
-    report();
+    stale = true;
   },
   run(task) { until = task.until; },
+  oneStep() { until = training.step + 1; },
   pause() {
     until = training.step;
-    report();
+    stale = true;
   },
   /** From the next step on. */
-  change({ settings }) {
+  change(task) {
     const { step } = training;
-    events = [...events.filter(event => event.step < step), { step, settings }];
-    forgetBatches();  // they were of another loss
-    report();
+    turns = [...turns.filter(turn => turn.step < step), { step, settings: task.settings }];
+    changes = task.changes;
+    forgetBatches();
+    stale = true;
   },
   /** Which of the held-out digits are shown, and the reader's own. */
   show({ places, own }) {
+    withOwn = Boolean(own);
     shown = [...own ? [own] : [], ...places.map(place => pixelsOf(digits.held[place]))];
-    if (training) report();
+    stale = true;
   },
 };
 onmessage = ({ data }) => {

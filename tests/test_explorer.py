@@ -257,6 +257,7 @@ def test_the_plane_can_show_what_it_decodes_to(open_page, open_window):
 
 
 def test_watch_it_learn(written, page, open_page):
+    settle(page)  # the plane has another size before the texts around it are there
     everything = ink(page, "plane")
     check(page, "[value=learning]", "", "snapshot", 0)
     first = ink(page, "plane")
